@@ -1,0 +1,43 @@
+# Everything a newcomer needs: `make demo` and `make test` set up what they use.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+ARGS ?=
+
+.PHONY: help demo test lint unit install clean
+
+help:
+	@echo "make demo           install, then run everything end to end and serve the result"
+	@echo "make demo ARGS=--exit   the same, but stop after the answers"
+	@echo "make test           install, then lint, type-check and run all tests"
+	@echo "make unit           the fast checks only"
+	@echo "make clean          delete the demo's files and the environment"
+
+# On Linux plain pip fetches torch with 3 GB of CUDA. Without a GPU, name PyTorch's CPU index (its
+# address is on PyTorch's "Get Started" page): make demo TORCH_ARGS="--index-url <CPU index>"
+TORCH_ARGS ?=
+PIP = $(BIN)/pip install -q --disable-pip-version-check -c constraints.txt
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) torch==2.13.0 $(TORCH_ARGS)
+	$(PIP) -e '.[dev]'
+	touch $@
+
+install: $(VENV)/.installed
+
+demo: install
+	$(BIN)/vmr demo $(ARGS)
+
+lint: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+unit: lint
+	$(BIN)/pytest -q tests/unit
+
+test: unit
+	$(BIN)/pytest -q tests/integration tests/faults
+
+clean:
+	rm -rf demo $(VENV)

@@ -1,0 +1,190 @@
+"""Every step on real H.264 files and a real Ray session."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vmr_ray.checkpoint import load_network
+from vmr_ray.embed import embed
+from vmr_ray.errors import VmrError
+from vmr_ray.evaluate import evaluate
+from vmr_ray.features import FeatureStore
+from vmr_ray.index import build_index
+from vmr_ray.search import Searcher
+from vmr_ray.train import train
+
+
+def files_of(store: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in (store / "chunks").rglob("*.parquet")}
+
+
+def test_features_cover_the_videos(features: Path, world):
+    durations = {r["video"]: r["duration"] for r in map(json.loads, world.train.read_text().splitlines())}
+    store = FeatureStore.open(str(features))
+    assert len(store.video_ids()) == 9
+    for video in store:
+        assert video.features.shape == (len(video.times), 1280)
+        assert np.isfinite(video.features).all() and video.features.std() > 0
+        assert video.edges[0] == 0 and video.edges[-1] == pytest.approx(video.duration)
+        assert video.duration == pytest.approx(durations.get(video.video_id, video.duration), abs=0.2)
+        assert ((video.edges[:-1] <= video.times) & (video.times < video.edges[1:])).all()
+
+
+def test_embed_adds_only_what_is_new(cluster, world, tmp_path: Path):
+    videos, out = tmp_path / "videos", tmp_path / "features"
+    videos.mkdir()
+    names = sorted(p.name for p in world.videos.glob("*.mp4"))[:3]
+    shutil.copy2(world.videos / names[0], videos)
+    assert embed([videos], out).embedded == 1
+    (videos / "bad.mp4").write_bytes(b"\0\0\0\x18ftypmp42" + b"\0" * 500)
+    (videos / "fake.mkv").write_text("#EXTM3U\nhttp://127.0.0.1/x\n")
+    shutil.copy2(world.videos / names[1], videos)
+    calls = []
+    second = embed([videos], out, progress=lambda *now: calls.append(now))
+    assert (second.videos, second.embedded, second.skipped) == (4, 1, 1)
+    assert {row.video_id: row.stage for row in second.quarantined}["fake.mkv"] == "sniff"
+    assert {row.video_id for row in second.quarantined} == {"bad.mp4", "fake.mkv"}
+    assert all(row.error and "\n" not in row.error for row in second.quarantined)
+    assert calls[-1][:2] == (2, 2)
+    assert {row.video_id for row in FeatureStore.open(str(out)).quarantined()} == {"bad.mp4", "fake.mkv"}
+    # A mended file leaves quarantine; a changed one is embedded anew.
+    shutil.copy2(world.videos / names[2], videos / "bad.mp4")
+    (videos / "fake.mkv").unlink()
+    shutil.copyfile(world.videos / names[2], videos / names[0])
+    third = embed([videos], out)
+    assert (third.embedded, third.skipped, third.quarantined) == (2, 1, [])
+    store = FeatureStore.open(str(out))
+    assert "bad.mp4" not in {row.video_id for row in store.quarantined()}
+    by_id = {video.video_id: video for video in store}
+    np.testing.assert_array_equal(by_id["bad.mp4"].features, by_id[names[0]].features)
+
+
+def test_same_videos_give_the_same_bytes(features: Path, world, tmp_path: Path):
+    one = next(iter(sorted(world.videos.glob("*.mp4"))))
+    embed([one], tmp_path)
+    again = files_of(tmp_path)
+    assert again and again.items() <= files_of(features).items()
+
+
+def test_manifest_and_uri_inputs(features: Path, world, tmp_path: Path):
+    one = next(iter(sorted(world.videos.glob("*.mp4"))))
+    manifest = tmp_path / "m.jsonl"
+    rows = [{"video_id": "mine", "uri": one.as_uri()}, {"video_id": "gone", "uri": "none.mp4"}]
+    manifest.write_text("\n".join(map(json.dumps, rows)))
+    summary = embed([manifest], tmp_path / "out")
+    assert summary.embedded == 1 and [row.video_id for row in summary.quarantined] == ["gone"]
+    (video,) = FeatureStore.open(str(tmp_path / "out"))
+    (same,) = (v for v in FeatureStore.open(str(features)) if v.video_id == one.name)
+    np.testing.assert_array_equal(video.features, same.features)
+
+
+def test_training_leaves_checkpoints_that_load(trained):
+    for path in (trained.best, trained.last):
+        network, info = load_network(path)
+        assert info.frame_encoder == "efficientnet-lite0" and info.text_encoder == "minilm"
+        assert info.metrics["epoch"] in (1, 2)
+        assert sum(p.numel() for p in network.parameters()) > 1000
+    assert [row["epoch"] for row in trained.history] == [1, 2]
+    assert load_network(trained.best)[1].metrics["miou"] == max(row["miou"] for row in trained.history)
+    assert not list(Path(trained.best).parent.rglob("*.pkl")) + list(Path(trained.best).parent.rglob("*.pt"))
+
+
+def test_a_finished_run_is_not_trained_again(trained, features: Path, world, small):
+    seen = []
+    again = train(features, world.train, Path(trained.best).parent, small, report=seen.append)
+    assert again.history == trained.history and seen == []
+
+
+def test_more_epochs_resume_the_run(features: Path, world, small, tmp_path: Path):
+    first = train(features, world.train, tmp_path, small)
+    longer = small.model_copy(update={"train": small.train.model_copy(update={"epochs": 3, "workers": 2})})
+    second = train(features, world.train, tmp_path, longer)
+    assert [row["epoch"] for row in second.history] == [1, 2, 3]
+    assert second.history[:2] == first.history
+
+
+def test_evaluation_carries_its_controls(trained, features: Path, world, tmp_path: Path):
+    found = evaluate(trained.best, features, world.test, tmp_path)
+    names = {f"r{k}_at_{t}" for k in (1, 5) for t in (0.3, 0.5, 0.7)} | {"miou"}
+    for metrics in (found.model, found.constant, found.shuffled):
+        assert set(metrics) == names
+        assert all(0 <= value <= 100 for value in metrics.values())
+    assert found.model != found.shuffled
+    assert found.queries == len(world.test.read_text().splitlines()) and found.videos == 3
+    assert json.loads((tmp_path / "metrics.json").read_text())["model"] == found.model
+    assert (tmp_path / "predictions.parquet").exists()
+
+
+def test_search_over_one_and_all(index: Path, world):
+    searcher = Searcher(index)
+    videos = [row["video_id"] for row in searcher.videos()]
+    assert len(videos) == 9
+    result = searcher.search("the red ball spins", top_k=100)
+    assert len({m.video_id for m in result.moments}) > 1
+    scores = [m.score for m in result.moments]
+    assert scores == sorted(scores, reverse=True)
+    for moment in result.moments:
+        assert 0 <= moment.start < moment.end
+    only = searcher.search("the red ball spins", video_ids=[videos[0]])
+    assert {m.video_id for m in only.moments} == {videos[0]}
+    expected = [
+        m for m in searcher.search("the red ball spins", top_k=100).moments if m.video_id == videos[0]
+    ]
+    assert only.moments[0].start == expected[0].start
+    assert only.moments[0].score == pytest.approx(expected[0].score, abs=1e-3)
+
+
+def test_search_agrees_with_evaluation(index: Path, trained, features: Path, world, tmp_path: Path):
+    """One implementation behind both: the same spans for the same query and video."""
+    import pyarrow.parquet as pq
+
+    evaluate(trained.best, features, world.test, tmp_path)
+    searcher = Searcher(index)
+    for row in pq.read_table(tmp_path / "predictions.parquet").slice(0, 3).to_pylist():
+        best = searcher.search(row["query"], 1, [row["video_id"]]).moments[0]
+        assert (best.start, best.end) == pytest.approx(tuple(row["predicted"][0][:2]))
+
+
+@pytest.mark.parametrize(
+    ("query", "options", "told"),
+    [
+        ("  ", {}, "query is empty"),
+        ("x" * 10_000_000, {}, "at most 1000"),
+        ("ok", {"top_k": 0}, "top_k is 0"),
+        ("ok", {"video_ids": ["it's not there"]}, '"it\'s not there" is not in the index'),
+    ],
+)
+def test_bad_queries_are_named(index: Path, query: str, options: dict, told: str):
+    with pytest.raises(VmrError, match=told):
+        Searcher(index).search(query, **options)
+
+
+def test_index_adds_only_what_is_new(trained, features: Path, world, tmp_path: Path):
+    store = tmp_path / "features"
+    shutil.copytree(features, store)
+    hidden = sorted((store / "chunks").rglob("*.parquet"))[0]
+    aside = hidden.rename(tmp_path / hidden.name)
+    first = build_index(store, trained.best, tmp_path / "index")
+    assert (first.added, first.videos) == (8, 8)
+    aside.rename(hidden)
+    second = build_index(store, trained.best, tmp_path / "index")
+    assert (second.added, second.videos) == (1, 9)
+    assert build_index(store, trained.best, tmp_path / "index").added == 0
+
+
+def test_index_of_another_checkpoint_is_refused(index: Path, features: Path, trained, tmp_path: Path):
+    other = tmp_path / "checkpoint"
+    shutil.copytree(trained.best, other)
+    data = bytearray((other / "model.safetensors").read_bytes())
+    data[-1] ^= 1
+    (other / "model.safetensors").write_bytes(data)
+    with pytest.raises(VmrError, match="truncated or altered"):
+        build_index(features, other, tmp_path / "index")
+    if trained.metrics["epoch"] != trained.history[-1]["epoch"]:
+        with pytest.raises(VmrError, match="another checkpoint"):
+            build_index(features, trained.last, index)

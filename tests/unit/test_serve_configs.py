@@ -1,0 +1,46 @@
+"""Ray accepts unknown keys in a Serve config in silence; here they fail."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from ray.serve.schema import ServeDeploySchema
+
+from vmr_ray.config import validated
+from vmr_ray.serve.app import MomentSearch, ServeArgs
+
+CONFIGS = sorted((Path(__file__).parents[2] / "serve_configs").glob("*.yaml"))
+
+
+def unknown_keys(given: object, known: object, where: str = "") -> list[str]:
+    """Keys of `given` that did not survive the parse into `known`."""
+    if isinstance(given, dict) and isinstance(known, dict):
+        lost = [f"{where}{key}" for key in given if key not in known]
+        return lost + [
+            k for key in given if key in known for k in unknown_keys(given[key], known[key], f"{where}{key}.")
+        ]
+    if isinstance(given, list) and isinstance(known, list):
+        return [k for a, b in zip(given, known, strict=True) for k in unknown_keys(a, b, where)]
+    return []
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)
+def test_every_key_is_known(path: Path):
+    config = yaml.safe_load(path.read_text())
+    parsed = ServeDeploySchema.model_validate(config).model_dump()
+    assert unknown_keys(config, parsed) == []
+    for application in config["applications"]:
+        assert application["import_path"] == "vmr_ray.serve.app:build"
+        validated(ServeArgs, application["args"], path.name)
+        for deployment in application["deployments"]:
+            assert deployment["name"] == MomentSearch.name
+            assert deployment["autoscaling_config"]["max_replicas"] > 1
+
+
+def test_a_typo_is_found():
+    given = {
+        "applications": [{"import_path": "a:b", "deployments": [{"name": "x", "max_ongoing_request": 3}]}]
+    }
+    assert unknown_keys(given, ServeDeploySchema.model_validate(given).model_dump())

@@ -1,0 +1,83 @@
+"""Our own format, as JSONL or CSV: `video`, `query`, `start`, `end`; optionally `duration`.
+
+JSONL may give several moments of a query as `"spans": [[start, end], ...]`. Other columns are ignored.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+
+from vmr_ray.annotations.rows import Problem, Row
+
+COLUMNS = ("video", "query", "start", "end")
+
+
+def read(text: str) -> Iterator[Row | Problem]:
+    """Rows of a JSONL or CSV text; JSON is told by its first character."""
+    return _read_jsonl(text) if text.lstrip()[:1] in ("{", "[") else _read_csv(text)
+
+
+def jsonl_objects(text: str) -> Iterator[tuple[int, dict[str, object] | Problem]]:
+    """Line number and object of every line that is not blank."""
+    # Not splitlines(): it also splits at characters that may stand inside a JSON string.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"line {number}"
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            reason = f"not JSON ({error}): write one JSON object a line"
+            yield number, Problem(number, where, "dropped", reason, "not JSON")
+            continue
+        if isinstance(value, dict):
+            yield number, value
+        else:
+            reason = f"a JSON {type(value).__name__}, not an object: write one JSON object a line"
+            yield number, Problem(number, where, "dropped", reason, "not a JSON object")
+
+
+def _read_jsonl(text: str) -> Iterator[Row | Problem]:
+    for number, item in jsonl_objects(text):
+        if isinstance(item, Problem):
+            yield item
+        else:
+            spans = item["spans"] if "spans" in item else [[item.get("start"), item.get("end")]]
+            where = f"line {number}"
+            yield Row(number, where, item.get("video"), item.get("query"), spans, item.get("duration"))
+
+
+def _read_csv(text: str) -> Iterator[Row | Problem]:
+    reader = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True, strict=True)
+    header: list[str] = []
+    try:
+        for values in reader:
+            number, where = reader.line_num, f"line {reader.line_num}"
+            if not any(value.strip() for value in values):
+                continue
+            if not header:
+                header = [value.strip() for value in values]
+                if missing := [name for name in COLUMNS if name not in header]:
+                    reason = (
+                        f"the header has no column {', '.join(missing)} (found: {', '.join(header)}): "
+                        f"name the columns {','.join(COLUMNS)}"
+                    )
+                    yield Problem(number, where, "dropped", reason, "missing column")
+                    return
+            elif len(values) != len(header):
+                reason = (
+                    f"{len(values)} values for {len(header)} columns: "
+                    "put a query that holds a comma in double quotes"
+                )
+                yield Problem(number, where, "dropped", reason, "wrong number of values")
+            else:
+                row = dict(zip(header, (value.strip() for value in values), strict=True))
+                spans = [[row["start"], row["end"]]]
+                yield Row(number, where, row["video"], row["query"], spans, row.get("duration"))
+    except csv.Error as error:
+        where = f"line {reader.line_num}"
+        reason = f"not CSV ({error}), and nothing after it was read: close every double quote"
+        yield Problem(reader.line_num, where, "dropped", reason, "not CSV")

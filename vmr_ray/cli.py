@@ -1,0 +1,401 @@
+"""`vmr`: every verb of the project at the command line; the jobs under jobs/ are the same verbs."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from vmr_ray import __version__
+from vmr_ray.config import Config, load_config
+from vmr_ray.errors import VmrError
+
+app = typer.Typer(
+    name="vmr",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="""Search inside video with plain sentences.
+
+A folder of videos becomes searchable in three steps, and a model of your own in two more:
+
+1. **vmr embed** VIDEOS --out features — decode and embed the frames
+2. **vmr train** features --annotations moments.jsonl --out run — learn from sentences with times
+3. **vmr evaluate** features --annotations test.jsonl --checkpoint run/best — measure it
+4. **vmr index** features --checkpoint run/best --out index — make every video searchable
+5. **vmr search** "a person pours milk" --index index, or **vmr serve** --index index for HTTP
+
+**vmr demo** does all of this on a small world that it renders itself.
+
+Every verb joins the Ray cluster of RAY_ADDRESS, or one that runs on this machine, or starts one.
+""",
+    epilog="Exit codes: 0 done; 1 the work failed (too many bad videos, a crash); 2 a mistake in the input, "
+    "told in one sentence.",
+)
+out = Console()
+err = Console(stderr=True)
+LINE_SECONDS = 10.0  # between two progress lines in a log
+
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", "-c", help="YAML file with any of the sections embed, train, ...")
+]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="override one value: section.key=value; repeatable")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="print the result as one JSON object")]
+CheckpointOption = Annotated[str, typer.Option(help="checkpoint directory, such as run/best")]
+
+
+def main() -> None:
+    """The console script: a VmrError is one sentence on stderr and exit code 2."""
+    # Quiet unless asked: these are read when the libraries load.
+    if not {"-v", "--verbose"} & set(sys.argv[1:2]):
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+        os.environ.setdefault("LANCE_LOG", "error")
+    try:
+        app()
+    except VmrError as error:
+        err.print(f"[bold red]error:[/] {_plain(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(2)
+
+
+def run_job(verb: str) -> None:
+    """Run one verb as a Ray job: the flags of `vmr VERB`, the result as JSON on the last line."""
+    sys.argv[1:] = [verb, "--json", *sys.argv[1:]]
+    main()
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="print the version and exit")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="show Ray's own progress and logs")
+    ] = False,
+) -> None:
+    if version:
+        out.print(__version__)
+        raise typer.Exit
+    if verbose:
+        from vmr_ray.runtime import connect
+
+        connect(verbose=True)
+
+
+@app.command()
+def embed(
+    videos: Annotated[
+        list[str],
+        typer.Argument(help="files, directories, globs, manifests (JSONL/CSV with video_id, uri), URIs"),
+    ],
+    to: Annotated[str, typer.Option("--out", "-o", help="feature store: a directory or URI")],
+    encoder: Annotated[
+        str | None, typer.Option(help="efficientnet-lite0, or hf:<name or path> of a CLIP/SigLIP-style model")
+    ] = None,
+    sampling: Annotated[str | None, typer.Option(help="fps=<x>, every=<n> frames, or keyframes")] = None,
+    num_gpus: Annotated[float | None, typer.Option(help="GPUs of one encoder; fractions are allowed")] = None,
+    max_failed: Annotated[
+        float | None, typer.Option(help="share of failed videos above which the exit code is 1")
+    ] = None,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Decode and embed videos into a feature store. Finished videos are skipped, bad ones quarantined."""
+    from vmr_ray.embed import embed as run
+    from vmr_ray.sources import find_videos
+
+    settings = _config(
+        config,
+        set_,
+        {
+            "embed.encoder": encoder,
+            "embed.decode.sampling": sampling,
+            "embed.num_gpus": num_gpus,
+            "embed.max_failed": max_failed,
+        },
+    ).embed
+    with _bar("embedding", len(find_videos(videos))) as bar:
+        summary = run(
+            videos,
+            to,
+            settings,
+            lambda done, failed, frames: bar(done + failed, f"{frames} frames, {failed} failed"),
+        )
+    failed = len(summary.quarantined)
+    result = asdict(summary) | {"frames_per_second": summary.frames_per_second, "out": to}
+    if as_json:
+        _json(result)
+    else:
+        out.print(
+            f"{summary.videos} videos: {summary.embedded} embedded, {summary.skipped} already there, "
+            f"{failed} quarantined; {summary.hours:.2f} hours of video, {summary.frames} frames, "
+            f"{summary.frames_per_second:.1f} frames/s -> {to}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        for row in summary.quarantined:
+            err.print(
+                f"[yellow]quarantined[/] {_plain(row.video_id)} ({row.stage}): {_plain(row.error)}",
+                highlight=False,
+                soft_wrap=True,
+            )
+    if failed > settings.max_failed * summary.videos:
+        err.print(
+            f"[bold red]failed:[/] {failed} of {summary.videos} videos are quarantined, more than the share "
+            f"{settings.max_failed:g} that --max-failed allows; the others are embedded",
+            highlight=False,
+            soft_wrap=True,
+        )
+        raise typer.Exit(1)
+
+
+@app.command()
+def train(
+    features: Annotated[str, typer.Argument(help="feature store")],
+    annotations: Annotated[
+        Path,
+        typer.Option(
+            "--annotations", "-a", help="JSONL/CSV with video, query, start, end, or a benchmark's file"
+        ),
+    ],
+    to: Annotated[str, typer.Option("--out", "-o", help="run directory or URI; the same one resumes")],
+    val: Annotated[
+        Path | None, typer.Option(help="validation annotations; default: hold out some videos")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="data-parallel training processes")] = None,
+    epochs: Annotated[int | None, typer.Option(help="passes over the annotated videos")] = None,
+    gpu: Annotated[bool | None, typer.Option("--gpu/--cpu", help="one GPU a worker")] = None,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train the cross-interaction network. Run it again to resume after an interruption."""
+    from vmr_ray.train import train as run
+
+    settings = _config(config, set_, {"train.workers": workers, "train.epochs": epochs, "train.use_gpu": gpu})
+    with _bar("training", settings.train.epochs) as bar:
+
+        def report(row: dict[str, float]) -> None:
+            text = f"loss {row['loss/total']:.3f}"
+            if "miou" in row:
+                text += f", R@1 IoU=0.5 {row['r1_at_0.5']:.1f}, mIoU {row['miou']:.1f}"
+            bar(row["epoch"], text, row["epochs"])
+
+        result = run(features, annotations, to, settings, val, report)
+    if as_json:
+        _json({k: v for k, v in asdict(result).items() if k != "history"})
+        return
+    if result.without_features:
+        err.print(f"[yellow]note:[/] {result.without_features} annotations have no video in {features}")
+    out.print(
+        f"{result.train_queries} queries trained on, {result.val_queries} validated on; best epoch "
+        f"{result.metrics['epoch']:.0f}: R@1 IoU=0.5 {result.metrics['r1_at_0.5']:.1f}, "
+        f"mIoU {result.metrics['miou']:.1f} -> {result.best}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+@app.command()
+def evaluate(
+    features: Annotated[str, typer.Argument(help="feature store")],
+    annotations: Annotated[Path, typer.Option("--annotations", "-a", help="annotations to test on")],
+    checkpoint: CheckpointOption,
+    to: Annotated[
+        str | None, typer.Option("--out", "-o", help="directory for metrics.json and predictions.parquet")
+    ] = None,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure a checkpoint: R@1 and R@5 at IoU 0.3/0.5/0.7 and mIoU, beside what needs no model."""
+    from vmr_ray.evaluate import evaluate as run
+
+    result = run(checkpoint, features, annotations, to, _config(config, set_).evaluate)
+    if as_json:
+        _json(asdict(result))
+        return
+    out.print(metrics_table(result))
+    if result.without_features:
+        err.print(f"[yellow]note:[/] {result.without_features} annotations have no video in {features}")
+
+
+def metrics_table(result: Any) -> Table:
+    """An Evaluation as a table: the model and its two controls."""
+    table = Table(title=f"{result.queries} queries on {result.videos} videos, percent")
+    table.add_column("")
+    columns = {
+        "model": result.model,
+        "best constant span": result.constant,
+        "videos shuffled": result.shuffled,
+    }
+    for name in columns:
+        table.add_column(name, justify="right")
+    for key in result.model:
+        label = "mIoU" if key == "miou" else f"R@{key[1]} IoU={key.rpartition('_')[2]}"
+        table.add_row(label, *(f"{found[key]:.1f}" if key in found else "-" for found in columns.values()))
+    return table
+
+
+@app.command()
+def index(
+    features: Annotated[str, typer.Argument(help="feature store")],
+    checkpoint: CheckpointOption,
+    to: Annotated[str, typer.Option("--out", "-o", help="index: a directory or an object-storage URI")],
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make embedded videos searchable. Run it again after embedding more: only the new ones are added."""
+    from vmr_ray.index import build_index
+
+    with _bar("indexing", None) as bar:
+        summary = build_index(
+            features,
+            checkpoint,
+            to,
+            _config(config, set_).index,
+            lambda done, todo: bar(done, "videos", todo),
+        )
+    if as_json:
+        _json(asdict(summary) | {"out": to})
+        return
+    out.print(
+        f"{summary.added} videos added; the index holds {summary.videos} videos, "
+        f"{summary.segments} segments -> {to}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+@app.command()
+def search(
+    query: Annotated[str, typer.Argument(help="what happens in the moment, as a plain sentence")],
+    index_: Annotated[str, typer.Option("--index", "-i", help="index directory or URI")],
+    top_k: Annotated[int, typer.Option("--top", "-k", help="moments to show")] = 5,
+    video: Annotated[list[str] | None, typer.Option(help="search this video only; repeatable")] = None,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Find the moments that show what a sentence says. Needs no Ray."""
+    from vmr_ray.search import Searcher
+
+    result = Searcher(index_, _config(config, set_).search).search(query, top_k, video)
+    if as_json:
+        _json(asdict(result))
+        return
+    out.print(moments_table(result.moments))
+
+
+def moments_table(moments: Any) -> Table:
+    table = Table()
+    for name, justify in (
+        ("", "right"),
+        ("video", "left"),
+        ("start", "right"),
+        ("end", "right"),
+        ("score", "right"),
+    ):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    for rank, m in enumerate(moments, start=1):
+        table.add_row(str(rank), _plain(m.video_id), timecode(m.start), timecode(m.end), f"{m.score:.2f}")
+    return table
+
+
+def timecode(seconds: float) -> str:
+    """83.46 -> 1:23.5"""
+    minutes, rest = divmod(round(seconds, 1), 60)
+    hours, minutes = divmod(int(minutes), 60)
+    return f"{hours}:{minutes:02d}:{rest:04.1f}" if hours else f"{minutes}:{rest:04.1f}"
+
+
+@app.command()
+def serve(
+    index_: Annotated[str, typer.Option("--index", "-i", help="index directory or URI")],
+    host: Annotated[
+        str, typer.Option(help="address to listen on; the default is this machine only")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="port to listen on")] = 8000,
+) -> None:
+    """Serve an index over HTTP until Ctrl-C: the page at /, the API at /docs.
+
+    On a cluster use `serve deploy serve_configs/local.yaml` instead.
+    """
+    from vmr_ray.serve.local import serve_until_interrupt, start
+
+    url = start(index_, host, port)
+    out.print(f"serving {index_} at {url} (API: {url}docs); Ctrl-C stops", highlight=False)
+    serve_until_interrupt()
+
+
+@app.command()
+def demo(
+    directory: Annotated[Path, typer.Option("--dir", help="where the demo's files go")] = Path("demo"),
+    exit_: Annotated[
+        bool, typer.Option("--exit", help="stop after the answers instead of serving on")
+    ] = False,
+    port: Annotated[int, typer.Option(help="port to serve on")] = 8000,
+) -> None:
+    """Render a small world, embed, train, evaluate, index, serve and ask: the whole way in minutes."""
+    from vmr_ray.demo.run import run
+
+    run(directory, stay=not exit_, port=port)
+
+
+def _config(path: Path | None, overrides: list[str] | None, flags: dict[str, Any] | None = None) -> Config:
+    """The config file, then --set, then the flags of the verb itself."""
+    given = [f"{key}={json.dumps(value)}" for key, value in (flags or {}).items() if value is not None]
+    return load_config(path, [*(overrides or []), *given])
+
+
+def _json(value: Any) -> None:
+    print(json.dumps(value), flush=True)
+
+
+def _plain(text: str) -> str:
+    """Text for rich, its square brackets kept."""
+    from rich.markup import escape
+
+    return escape(text)
+
+
+@contextmanager
+def _bar(name: str, total: float | None) -> Iterator[Any]:
+    """Progress on stderr: a bar at a terminal, else a line now and then; yields update(done, text, total)."""
+    columns = (
+        TextColumn(f"[bold]{name}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[text]}"),
+        TimeElapsedColumn(),
+    )
+    said = time.monotonic()
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+        task = progress.add_task(name, total=total, text="starting")
+
+        def update(done: float, text: str, total: float | None = None) -> None:
+            nonlocal said
+            if total is not None:
+                progress.update(task, total=total)
+            progress.update(task, completed=done, text=text)
+            if not err.is_terminal and time.monotonic() - said > LINE_SECONDS:
+                said = time.monotonic()
+                err.print(f"{name}: {done:g} of {progress.tasks[0].total:g}, {_plain(text)}", highlight=False)
+
+        yield update
+
+
+if __name__ == "__main__":
+    main()

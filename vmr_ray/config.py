@@ -1,0 +1,214 @@
+"""Every setting and its default, in one place. YAML in; an unknown key is refused.
+
+A config file holds any subset of the sections below; `--set section.key=value` overrides one value.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from vmr_ray.errors import VmrError
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DecodeConfig(_Section):
+    """How frames are taken out of a video."""
+
+    sampling: str = Field("fps=1", description="fps=<x>, every=<n> frames, or keyframes")
+    chunk_frames: int = Field(128, ge=1, description="frames that travel together; bounds memory")
+    timeout_s: float = Field(120.0, gt=0, description="a decoder that needs longer for one chunk is ended")
+    memory_gb: float = Field(4.0, gt=0, description="address space of one decoder process")
+    threads: int = Field(1, ge=1, description="decoder threads of one worker")
+
+    @field_validator("sampling")
+    @classmethod
+    def _known_sampling(cls, value: str) -> str:
+        from vmr_ray.decode.sampling import Sampling
+
+        Sampling.parse(value)
+        return value
+
+
+class EmbedConfig(_Section):
+    """Videos -> feature store."""
+
+    encoder: str = Field("efficientnet-lite0", description="efficientnet-lite0, or hf:<name or local path>")
+    decode: DecodeConfig = DecodeConfig()
+    batch_frames: int = Field(64, ge=1, description="frames in one forward pass of the encoder")
+    decode_workers: int | None = Field(None, ge=1, description="upper limit; default: the cluster's CPUs")
+    encode_workers: int = Field(1, ge=1, description="encoder replicas")
+    num_gpus: float = Field(0.0, ge=0, description="GPUs of one encoder replica; fractions are allowed")
+    encode_cpus: float = Field(1.0, gt=0, description="CPUs of one encoder replica")
+    max_attempts: int = Field(2, ge=1, description="tries at one video before it is quarantined")
+    max_failed: float = Field(1.0, ge=0, le=1, description="share of failed videos above which the job fails")
+
+
+class ModelConfig(_Section):
+    """The cross-interaction network."""
+
+    dim: int = Field(256, ge=8, description="width of the two towers and of the first-stage vectors")
+    fusion_dim: int = Field(128, ge=8, description="width after fusion, which is computed for every pair")
+    heads: int = Field(8, ge=1)
+    video_layers: int = Field(1, ge=0, description="self-attention layers over the frames, query-free")
+    query_layers: int = Field(1, ge=0, description="self-attention layers over the query's tokens")
+    cross_layers: int = Field(1, ge=1, description="cross-interaction layers, both directions each")
+    dropout: float = Field(0.2, ge=0, lt=1)
+    window: int = Field(256, ge=8, description="frames the network sees at once; longer videos are windowed")
+
+    @model_validator(mode="after")
+    def _heads_divide_dim(self) -> ModelConfig:
+        # Twice the heads: rotary positions turn pairs of channels.
+        for name, width in (("dim", self.dim), ("fusion_dim", self.fusion_dim)):
+            if width % (2 * self.heads):
+                raise ValueError(
+                    f"heads must divide {name} into even parts, got {name}={width} and heads={self.heads}"
+                )
+        return self
+
+
+class LossConfig(_Section):
+    """Weights of the summed losses; 0 turns one off."""
+
+    span: float = Field(1.0, ge=0, description="start/stop")
+    membership: float = Field(1.0, ge=0, description="per-frame membership")
+    contrast: float = Field(1.0, ge=0, description="learned projection for first-stage retrieval")
+    negatives: float = Field(
+        0.5, ge=0, description="membership of queries paired with other videos: all zero"
+    )
+
+
+class TrainConfig(_Section):
+    """Feature store + annotations -> checkpoint."""
+
+    text_encoder: str | None = Field(
+        None, description="minilm or hf:<name>; default: the text tower of an hf: frame encoder, else minilm"
+    )
+    loss: LossConfig = LossConfig()
+    workers: int = Field(1, ge=1, description="data-parallel training processes")
+    use_gpu: bool = False
+    cpus_per_worker: float = Field(1.0, gt=0)
+    epochs: int = Field(30, ge=1)
+    max_minutes: float | None = Field(None, gt=0, description="stop after this wall time, at an epoch's end")
+    batch_videos: int = Field(16, ge=1, description="videos a step, over all workers")
+    queries_per_video: int = Field(8, ge=1, description="queries drawn from one video a step")
+    lr: float = Field(5e-4, gt=0)
+    weight_decay: float = Field(0.05, ge=0)
+    warmup: float = Field(0.05, ge=0, le=1, description="share of the steps")
+    clip_norm: float = Field(1.0, gt=0)
+    ema: float = Field(0.99, ge=0, lt=1, description="decay of the averaged weights; 0 turns it off")
+    val_fraction: float = Field(0.1, gt=0, lt=1, description="share of the videos, if no validation file")
+    evaluate_every: int = Field(1, ge=1, description="epochs between validations (and checkpoints)")
+    seed: int = 0
+
+
+class EvaluateConfig(_Section):
+    """Checkpoint + annotations -> metrics."""
+
+    thresholds: tuple[float, ...] = (0.3, 0.5, 0.7)
+    top_k: tuple[int, ...] = (1, 5)
+    nms: float = Field(0.5, gt=0, le=1, description="IoU above which the lower-scored span is dropped")
+    batch_videos: int = Field(32, ge=1)
+
+
+class IndexConfig(_Section):
+    """Feature store + checkpoint -> LanceDB index."""
+
+    segment_frames: int = Field(4, ge=1, description="frames a first-stage segment, half overlapping")
+    batch_windows: int = Field(32, ge=1)
+    ann_min_rows: int = Field(50_000, ge=256, description="below this many segments search is exact")
+
+
+class SearchConfig(_Section):
+    """Index -> moments."""
+
+    candidates: int = Field(200, ge=1, description="segments out of stage 1")
+    windows: int = Field(32, ge=1, description="windows that stage 2 looks at")
+    nms: float = Field(0.5, gt=0, le=1)
+    max_query_chars: int = Field(1000, ge=1)
+    max_top_k: int = Field(100, ge=1)
+
+
+class Config(_Section):
+    embed: EmbedConfig = EmbedConfig()
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    index: IndexConfig = IndexConfig()
+    search: SearchConfig = SearchConfig()
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def validated(cls: type[Model], data: Any, origin: str) -> Model:
+    """`data` as `cls`; what is wrong with it becomes one sentence that names `origin` and the keys.
+
+    Raises:
+        VmrError: an unknown key, a wrong type, or a value out of range.
+    """
+    try:
+        return cls.model_validate(data)
+    except ValidationError as error:
+        raise VmrError(f"{origin}: " + "; ".join(_sentence(cls, e) for e in error.errors())) from None
+
+
+def _sentence(cls: type[BaseModel], error: Any) -> str:
+    where = ".".join(str(part) for part in error["loc"]) or "the whole"
+    if error["type"] != "extra_forbidden":
+        return f"{where}: {error['msg'].removeprefix('Value error, ')} (got {error['input']!r})"
+    known: Any = cls
+    for part in error["loc"][:-1]:
+        known = known.model_fields[part].annotation
+    return f"unknown key {where!r}; known here: {', '.join(known.model_fields)}"
+
+
+def load_config(path: str | Path | None = None, overrides: list[str] | None = None) -> Config:
+    """Read a YAML config and apply `section.key=value` overrides (values are parsed as YAML).
+
+    Raises:
+        VmrError: the file is missing or not YAML, a key is unknown, or a value is refused.
+    """
+    data: Any = {}
+    if path is not None:
+        try:
+            data = yaml.safe_load(Path(path).read_text()) or {}
+        except OSError as error:
+            raise VmrError(f"cannot read the config file {path}: {error.strerror or error}") from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise VmrError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+        if not isinstance(data, dict):
+            raise VmrError(f"{path}: expected sections such as 'train:', found {type(data).__name__}")
+    for override in overrides or []:
+        key, equals, value = override.partition("=")
+        if not equals:
+            raise VmrError(f"--set {override}: write section.key=value, for example train.epochs=5")
+        _assign(data, key.strip().split("."), value, override)
+    return validated(Config, data, str(path) if path else "--set" if overrides else "config")
+
+
+def _assign(data: dict[str, Any], keys: list[str], value: str, override: str) -> None:
+    for key in keys[:-1]:
+        data = data.setdefault(key, {})
+        if not isinstance(data, dict):
+            raise VmrError(f"--set {override}: {key!r} is a value, not a section")
+    try:
+        # YAML 1.1 reads `1e-3` as a string; a float is what was meant.
+        parsed = yaml.safe_load(value)
+        data[keys[-1]] = float(parsed) if isinstance(parsed, str) and _is_float(parsed) else parsed
+    except yaml.YAMLError:
+        data[keys[-1]] = value
+
+
+def _is_float(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""A small generated world for the first run: textured objects that act, and sentences about them."""

@@ -1,0 +1,131 @@
+"""`vmr demo`: the whole way, from nothing to an answer over HTTP, with the parts everybody uses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from vmr_ray.config import Config, DecodeConfig, EmbedConfig, TrainConfig
+from vmr_ray.demo.world import render_world
+from vmr_ray.embed import embed
+from vmr_ray.evaluate import evaluate
+from vmr_ray.index import build_index
+from vmr_ray.train import train
+
+CONFIG = Config(
+    embed=EmbedConfig(decode=DecodeConfig(sampling="fps=2")),
+    train=TrainConfig(epochs=30, max_minutes=1.5, evaluate_every=5),
+)
+QUESTIONS = 5
+
+
+def run(directory: Path, stay: bool = True, port: int = 8000) -> None:
+    """Render, embed, train, evaluate, index, serve, ask; with `stay`, go on serving until Ctrl-C.
+
+    A second run in the same directory takes up what is there.
+
+    Raises:
+        VmrError: the port is taken.
+    """
+    from vmr_ray.cli import metrics_table
+    from vmr_ray.serve.local import serve_until_interrupt, start
+
+    out = Console()
+    with _step(out, "1 render a small world (H.264)") as update:
+        world = render_world(directory / "world", progress=lambda done, total: update(done, total))
+    with _step(out, "2 embed the frames (Ray Data)") as update:
+        total = len(list(world.videos.glob("*.mp4")))
+        embedded = embed(
+            [world.videos],
+            directory / "features",
+            CONFIG.embed,
+            lambda done, bad, _: update(done + bad, total),
+        )
+    with _step(out, "3 train the network (Ray Train)") as update:
+        trained = train(
+            directory / "features",
+            world.train,
+            directory / "run",
+            CONFIG,
+            report=lambda row: update(row["epoch"], row["epochs"]),
+        )
+    with _step(out, "4 evaluate on unseen combinations"):
+        measured = evaluate(trained.best, directory / "features", world.test, directory / "report")
+    with _step(out, "5 index every video (LanceDB)") as update:
+        if (directory / "index").exists():
+            shutil.rmtree(directory / "index")  # the index of an earlier demo's checkpoint
+        indexed = build_index(directory / "features", trained.best, directory / "index", progress=update)
+    with _step(out, "6 serve (Ray Serve)"):
+        url = start(directory / "index", port=port)
+    out.print(
+        f"{embedded.videos} videos, {embedded.quarantined and len(embedded.quarantined)} quarantined; "
+        f"{trained.train_queries} training queries; {indexed.segments} segments indexed"
+    )
+    out.print(metrics_table(measured))
+    out.print(_ask(url, world.test))
+    ratio = measured.model["r1_at_0.5"] / max(measured.constant["r1_at_0.5"], 1e-9)
+    out.print(
+        f"R@1 IoU=0.5: {measured.model['r1_at_0.5']:.1f}, {ratio:.1f} times the "
+        f"{measured.constant['r1_at_0.5']:.1f} of the best constant span",
+        highlight=False,
+    )
+    if stay:
+        out.print(
+            f"Open {url} and ask in your own words ({url}docs has the API). Ctrl-C stops.", highlight=False
+        )
+        serve_until_interrupt()
+    else:
+        from ray import serve
+
+        serve.shutdown()
+
+
+def _ask(url: str, test: Path) -> Table:
+    """Ask the running service about test videos, over HTTP, and show its answers beside the truth."""
+    rows = [json.loads(line) for line in test.read_text().splitlines()]
+    asked = rows[:: max(1, len(rows) // QUESTIONS)][:QUESTIONS]
+    table = Table(title=f"POST {url}v1/search")
+    for name in ("query", "asked of", "answer", "truth", "IoU"):
+        table.add_column(name, justify="right" if name == "IoU" else "left")
+    with httpx.Client(base_url=url, timeout=30) as client:
+        for row in asked:
+            for scope in ([row["video"]], None):
+                body: dict[str, Any] = {"query": row["query"], "top_k": 1} | (
+                    {"video_ids": scope} if scope else {}
+                )
+                response = client.post("v1/search", json=body)
+                response.raise_for_status()
+                best = response.json()["results"][0]
+                truth = (row["start"], row["end"]) if best["video_id"] == row["video"] else None
+                table.add_row(
+                    row["query"] if scope else "",
+                    row["video"] if scope else "all videos",
+                    f"{best['video_id']} {best['start']:.1f}-{best['end']:.1f} s",
+                    f"{row['video']} {row['start']:.1f}-{row['end']:.1f} s",
+                    f"{_iou((best['start'], best['end']), truth):.2f}" if truth else "other video",
+                )
+    return table
+
+
+def _iou(a: tuple[float, float], b: tuple[float, float]) -> float:
+    from vmr_ray.metrics import iou
+
+    return float(iou([a], [b])[0, 0])
+
+
+@contextmanager
+def _step(out: Console, name: str) -> Iterator[Any]:
+    columns = (SpinnerColumn(), TextColumn("{task.description:36}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=out) as progress:
+        task = progress.add_task(name, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+        progress.update(task, total=1, completed=1)

@@ -1,0 +1,161 @@
+"""CLIP- and SigLIP-style dual encoders through transformers, from the hub or a local directory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vmr_ray.encoders.inference import equal_lengths
+from vmr_ray.errors import VmrError
+
+T = TypeVar("T")
+
+
+class HfDualEncoder:
+    """Both towers: frames, as the model projects them, and sentences in the same space.
+
+    Frames arrive at `size`; mean and standard deviation are those of the model's image processor.
+    """
+
+    def __init__(self, name: str, device: str = "cpu", threads: int | None = None) -> None:
+        from transformers.image_processing_utils import BaseImageProcessor
+
+        self.name = name
+        self.size, self.dim = spec(name)
+        self._tokenizer = _Tokenizer(name)
+        self._model = _model(name, device, threads)
+        processor, _ = _load(name, BaseImageProcessor.get_image_processor_dict)
+        # In units of a uint8 pixel; [3, 1, 1] against [n, 3, size, size].
+        self._mean = 255 * torch.tensor(processor["image_mean"], device=device).view(3, 1, 1)
+        self._std = 255 * torch.tensor(processor["image_std"], device=device).view(3, 1, 1)
+
+    def __call__(self, frames: np.ndarray) -> np.ndarray:
+        with _inference(self._model.device):
+            pixels = torch.tensor(frames, device=self._model.device).permute(0, 3, 1, 2)
+            features = self._model.get_image_features(pixel_values=(pixels - self._mean) / self._std)
+        return _array(_pooled(features))
+
+    def sentence(self, texts: list[str]) -> np.ndarray:
+        vectors = np.empty((len(texts), self.dim), np.float32)
+        for batch, ids, _ in self._tokenizer.batches(texts):
+            with _inference(self._model.device):
+                features = self._model.get_text_features(input_ids=ids.to(self._model.device))
+            vectors[batch] = _array(nn.functional.normalize(_pooled(features).float(), dim=-1))
+        return vectors
+
+
+class HfTextEncoder:
+    """The text tower alone: the last hidden states of a text's tokens."""
+
+    def __init__(self, name: str, device: str = "cpu", threads: int | None = None) -> None:
+        self.name = name
+        self._tokenizer = _Tokenizer(name)
+        self._tower = _model(name, device, threads).text_model
+        self.dim: int = self._tower.config.hidden_size
+        self.max_tokens = self._tokenizer.max_tokens
+
+    def __call__(self, texts: list[str]) -> list[np.ndarray]:
+        states: dict[int, np.ndarray] = {}
+        for batch, ids, real in self._tokenizer.batches(texts):
+            with _inference(self._tower.device):
+                hidden = self._tower(input_ids=ids.to(self._tower.device)).last_hidden_state
+            for i, text, kept in zip(batch, _array(hidden), real, strict=True):
+                states[i] = text[kept]
+        return [states[i] for i in range(len(texts))]
+
+
+def spec(name: str) -> tuple[int, int]:
+    """(size, dim) of the frames of `hf:<...>`, from its config alone.
+
+    Raises:
+        VmrError: the config cannot be loaded, or is not that of a dual encoder.
+    """
+    config = _config(name)
+    # CLIP projects both towers into one space; SigLIP's towers meet in their own width.
+    dim = getattr(config, "projection_dim", None) or config.vision_config.hidden_size
+    return config.vision_config.image_size, dim
+
+
+class _Tokenizer:
+    """Batches of token ids of one length, so that no attention mask is needed.
+
+    SigLIP learned from texts padded to the full length, with the padding attended to; so it is here.
+    """
+
+    def __init__(self, name: str) -> None:
+        from transformers import AutoTokenizer
+
+        config = _config(name)
+        self.max_tokens: int = config.text_config.max_position_embeddings
+        self._padding = "max_length" if config.model_type.startswith("siglip") else False
+        self._tokenizer = _load(name, AutoTokenizer.from_pretrained)
+
+    def batches(self, texts: list[str], size: int = 32) -> Iterator[tuple[list[int], Tensor, np.ndarray]]:
+        """(positions in `texts`, ids [n, tokens], which of them are no padding: bool [n, tokens])."""
+        if not texts:
+            return
+        tokens = self._tokenizer(
+            texts,
+            padding=self._padding,
+            truncation=True,
+            max_length=self.max_tokens,
+            return_attention_mask=True,
+        )
+        ids, real = tokens["input_ids"], tokens["attention_mask"]
+        for batch in equal_lengths(ids, size):
+            yield batch, torch.tensor([ids[i] for i in batch]), np.array([real[i] for i in batch], bool)
+
+
+def _config(name: str) -> Any:
+    from transformers import AutoConfig
+
+    config = _load(name, AutoConfig.from_pretrained)
+    if not hasattr(config, "text_config") or not hasattr(
+        getattr(config, "vision_config", None), "image_size"
+    ):
+        raise VmrError(f"{name} is a {config.model_type} model; give a CLIP- or SigLIP-style dual encoder")
+    return config
+
+
+def _model(name: str, device: str, threads: int | None) -> Any:
+    from transformers import AutoModel
+
+    if threads and device == "cpu":
+        torch.set_num_threads(threads)
+    # Checkpoints may be stored in half precision, which a CPU computes slowly and badly.
+    return _load(name, AutoModel.from_pretrained).float().eval().to(device)
+
+
+def _load(name: str, loader: Callable[[str], T]) -> T:
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    try:
+        return loader(name.removeprefix("hf:"))
+    except (OSError, ValueError, ImportError) as error:
+        reason = str(error).strip().partition("\n")[0].rstrip(".")
+        raise VmrError(
+            f"cannot load {name} ({reason}); give hf:<name on the Hugging Face hub>, "
+            "or hf:<path> of a directory with config, weights, tokenizer and image processor"
+        ) from None
+
+
+@contextmanager
+def _inference(device: torch.device) -> Iterator[None]:
+    half = torch.autocast(device.type, torch.float16, enabled=device.type != "cpu")
+    with torch.inference_mode(), half:
+        yield
+
+
+def _pooled(features: Any) -> Tensor:
+    """transformers 5 returns an output object, earlier ones the tensor."""
+    return getattr(features, "pooler_output", features)
+
+
+def _array(x: Tensor) -> np.ndarray:
+    return x.float().cpu().numpy()

@@ -1,0 +1,127 @@
+"""Runs a frozen torch module: ONNX Runtime on the CPU, torch in half precision on a GPU.
+
+The module is exported once into a cache; a process that finds it there never imports torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import numpy as np
+
+from vmr_ray.errors import VmrError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Run = Callable[[np.ndarray], np.ndarray]
+
+
+def cache_dir() -> Path:
+    """$VMR_CACHE, else vmr-ray in the user's cache directory."""
+    if home := os.environ.get("VMR_CACHE"):
+        return Path(home)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vmr-ray"
+
+
+def runner(
+    name: str,
+    build: Callable[[], nn.Module],
+    made_of: Sequence[Path],
+    example: np.ndarray,
+    dynamic: dict[int, str],
+    device: str,
+    threads: int | None,
+) -> Run:
+    """A function of one array that runs `build()`, a module from one tensor to one float tensor.
+
+    The export is traced with `example`, whose `dynamic` axes may have any length later. Its file name
+    carries a digest of the files it is `made_of` (weights and code), so a change of either makes a new one.
+
+    Raises:
+        VmrError: the cache cannot be written.
+    """
+    if device != "cpu":
+        return torch_runner(build(), device)
+    path = cache_dir() / f"{name}-{_digest([*made_of, Path(__file__)])}.onnx"
+    if not path.exists():
+        try:
+            _export(build(), example, dynamic, path)
+        except OSError as error:
+            raise VmrError(
+                f"cannot write the model cache {path.parent} ({error.strerror or error}); "
+                "set VMR_CACHE to a directory that can be written"
+            ) from None
+    return _onnx_runner(path, threads)
+
+
+def torch_runner(module: nn.Module, device: str) -> Run:
+    """Runs `module` by torch, in half precision where torch holds it to be safe."""
+    import torch
+
+    module = module.eval().to(device)
+    module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def run(x: np.ndarray) -> np.ndarray:
+        with torch.inference_mode(), torch.autocast(torch.device(device).type, dtype=torch.float16):
+            return module(torch.tensor(x, device=device)).float().cpu().numpy()
+
+    return run
+
+
+def equal_lengths(items: Sequence[Sequence[Any]], size: int) -> Iterator[list[int]]:
+    """Positions of `items` in batches of at most `size`, each of items of one length: nothing to pad."""
+    order = sorted(range(len(items)), key=lambda i: len(items[i]))
+    for _, group in groupby(order, key=lambda i: len(items[i])):
+        same = list(group)
+        yield from (same[i : i + size] for i in range(0, len(same), size))
+
+
+def _onnx_runner(path: Path, threads: int | None) -> Run:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    # Waiting threads sleep: several workers share the cores.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return lambda x: session.run(None, {"x": x})[0]
+
+
+def _export(module: nn.Module, example: np.ndarray, dynamic: dict[int, str], path: Path) -> None:
+    """Write to a name of our own, then rename: processes that export at the same time do no harm."""
+    import torch
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.stem}-{uuid4().hex}.tmp")
+    try:
+        with warnings.catch_warnings(), torch.inference_mode():
+            # The TorchScript exporter warns of its age; its successor would need one more package.
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                module.eval(),
+                (torch.tensor(example),),
+                str(temporary),
+                dynamo=False,
+                opset_version=17,
+                input_names=["x"],
+                output_names=["y"],
+                dynamic_axes={"x": dynamic, "y": dynamic},
+            )
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _digest(files: Sequence[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,308 @@
+"""Feature store + checkpoint -> LanceDB index: every video goes through the query-free tower once.
+
+INDEX/videos.lance      one row a video; written last, so a listed video is searchable
+INDEX/windows.lance     cached states of the network, one row a window: stage 2 reads these
+INDEX/segments.lance    unit vectors of short segments: stage 1 searches these
+INDEX/checkpoint/       the checkpoint that made them, so that an index is all that search needs
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import fs
+
+from vmr_ray.checkpoint import CheckpointInfo, load_info, load_weights
+from vmr_ray.config import IndexConfig
+from vmr_ray.errors import VmrError
+from vmr_ray.features import FeatureStore
+from vmr_ray.model.predictor import Predictor, Window
+from vmr_ray.sources import filesystem
+
+_ROW = pa.schema(
+    [
+        ("video_id", pa.string()),
+        ("uri", pa.string()),
+        ("duration", pa.float64()),
+        ("frames", pa.int64()),
+        ("partial", pa.bool_()),
+        ("last", pa.bool_()),
+        ("window_id", pa.string()),
+        ("edges", pa.list_(pa.float64())),
+        ("states", pa.large_binary()),  # float16 [T, dim]
+        ("starts", pa.list_(pa.float64())),  # [S] seconds, of the window's segments
+        ("ends", pa.list_(pa.float64())),  # [S]
+        ("vectors", pa.large_binary()),  # float16 [S, projection dim]
+    ]
+)
+_WINDOW = ["window_id", "video_id", "edges", "states"]
+_VIDEO = ["video_id", "uri", "duration", "frames", "partial"]
+
+
+@dataclass(frozen=True)
+class IndexSummary:
+    """What an index job did; videos and segments count the whole index."""
+
+    added: int
+    videos: int
+    segments: int
+    seconds: float
+
+
+def build_index(
+    features: str | Path,
+    checkpoint: str | Path,
+    out: str | Path,
+    config: IndexConfig | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> IndexSummary:
+    """Index every video of a feature store that the index does not hold yet.
+
+    Args:
+        out: the index, a local directory or an object-storage URI that LanceDB takes.
+        progress: called with the videos done and the videos to do.
+
+    Raises:
+        VmrError: an input is missing or damaged, the features are not of the checkpoint's kind, or
+            the index was made by another checkpoint.
+    """
+    from vmr_ray.runtime import connect
+
+    config = config or IndexConfig()
+    began = time.monotonic()
+    info = load_info(checkpoint)
+    load_weights(checkpoint, info)  # a damaged checkpoint is found here, not on a worker
+    store = FeatureStore.open(str(features))
+    info.check_features(store.spec, str(features))
+    out = str(out) if "://" in str(out) else str(Path(out).expanduser().absolute())
+    connect()
+    _claim(out, checkpoint, info)
+    tables = _tables(out, info)
+    have = set(_column(tables["videos"], "video_id"))
+    todo = {video: files for video, files in store.files().items() if video not in have}
+    if not todo and not have:
+        raise VmrError(f"the feature store {features} holds no finished video: run `vmr embed` first")
+    _delete(tables, todo)  # what an interrupted run left of them
+    done = 0
+    for rows in _batches(_encode(todo, store.root, str(checkpoint), config) if todo else (), config):
+        tables["windows"].add(rows.select(_WINDOW))
+        tables["segments"].add(_segments(rows, info.model.dim))
+        finished = rows.filter(rows["last"]).select(_VIDEO)
+        tables["videos"].add(finished)
+        done += finished.num_rows
+        if progress:
+            progress(done, len(todo))
+    if todo:
+        _optimize(tables, config)
+    return IndexSummary(
+        done, tables["videos"].count_rows(), tables["segments"].count_rows(), time.monotonic() - began
+    )
+
+
+def open_tables(index: str) -> dict[str, Any]:
+    """The tables videos, windows and segments of an index.
+
+    Raises:
+        VmrError: there is no index.
+    """
+    try:
+        connection = _connection(index)
+        return {name: connection.open_table(name) for name in ("videos", "windows", "segments")}
+    except (ValueError, OSError, RuntimeError):
+        raise VmrError(
+            f"no index at {index}: make one with `vmr index FEATURES --checkpoint RUN/best --out {index}`"
+        ) from None
+
+
+def _connection(index: str) -> Any:
+    import lancedb  # starts threads: not before Ray has forked its own processes
+
+    return lancedb.connect(index)
+
+
+def quoted(values: Iterable[str]) -> str:
+    """Texts as an SQL list."""
+    return "(" + ", ".join("'" + value.replace("'", "''") + "'" for value in values) + ")"
+
+
+def _claim(out: str, checkpoint: str | Path, info: CheckpointInfo) -> None:
+    filesys, path = filesystem(out)
+    if filesys.get_file_info(f"{path}/checkpoint/checkpoint.json").type == fs.FileType.File:
+        if load_info(f"{out}/checkpoint").version != info.version:
+            raise VmrError(
+                f"{out} was made with another checkpoint: choose another --out, or delete it first"
+            )
+        return
+    source, inner = filesystem(str(checkpoint))
+    filesys.create_dir(f"{path}/checkpoint", recursive=True)
+    for name in ("model.safetensors", "checkpoint.json"):
+        fs.copy_files(
+            f"{inner}/{name}",
+            f"{path}/checkpoint/{name}",
+            source_filesystem=source,
+            destination_filesystem=filesys,
+        )
+
+
+def _tables(out: str, info: CheckpointInfo) -> dict[str, Any]:
+    segment = pa.schema(
+        [
+            ("vector", pa.list_(pa.float32(), info.model.dim)),
+            ("video_id", pa.string()),
+            ("window_id", pa.string()),
+            ("start", pa.float64()),
+            ("end", pa.float64()),
+        ]
+    )
+    schemas = {
+        "videos": pa.schema([_ROW.field(name) for name in _VIDEO]),
+        "windows": pa.schema([_ROW.field(name) for name in _WINDOW]),
+        "segments": segment,
+    }
+    connection = _connection(out)
+    return {
+        name: connection.create_table(name, schema=schema, exist_ok=True) for name, schema in schemas.items()
+    }
+
+
+def _column(table: Any, name: str) -> list[str]:
+    return table.search().select([name]).limit(None).to_arrow()[name].to_pylist()
+
+
+def _delete(tables: dict[str, Any], videos: Iterable[str]) -> None:
+    ids = list(videos)
+    for name in ("segments", "windows"):
+        if tables[name].count_rows():
+            for at in range(0, len(ids), 500):
+                tables[name].delete(f"video_id IN {quoted(ids[at : at + 500])}")
+
+
+def _optimize(tables: dict[str, Any], config: IndexConfig) -> None:
+    """Merge small fragments and index the columns that search looks things up by."""
+    tables["windows"].create_scalar_index("window_id", replace=True)
+    tables["segments"].create_scalar_index("video_id", replace=True)
+    if tables["segments"].count_rows() >= config.ann_min_rows:
+        tables["segments"].create_index(metric="dot", vector_column_name="vector", index_type="IVF_PQ")
+    for table in tables.values():
+        table.optimize()
+
+
+def _encode(
+    todo: dict[str, tuple[str, ...]], root: str, checkpoint: str, config: IndexConfig
+) -> Iterator[pa.Table]:
+    import ray
+    from ray.data import ActorPoolStrategy
+
+    from vmr_ray.runtime import cluster_cpus
+
+    workers = min(cluster_cpus(), len(todo))
+    return iter(
+        ray.data.from_items(
+            [{"files": list(f)} for f in todo.values()], override_num_blocks=min(len(todo), 1000)
+        )
+        .map_batches(
+            _Index,
+            batch_size=8,
+            batch_format="pyarrow",
+            fn_constructor_args=(root, checkpoint, config),
+            compute=ActorPoolStrategy(size=workers),
+            num_cpus=0.5,
+        )
+        .iter_batches(batch_size=None, batch_format="pyarrow")
+    )
+
+
+def _batches(blocks: Iterable[pa.Table], config: IndexConfig) -> Iterator[pa.Table]:
+    """Fewer, larger commits: every LanceDB append makes a new version of the table."""
+    held: list[pa.Table] = []
+    for block in blocks:
+        held.append(block)
+        if sum(b.num_rows for b in held) >= 16 * config.batch_windows:
+            yield pa.concat_tables(held)
+            held = []
+    if held:
+        yield pa.concat_tables(held)
+
+
+def _segments(rows: pa.Table, dim: int) -> pa.Table:
+    starts, ends = rows["starts"].to_pylist(), rows["ends"].to_pylist()
+    counts = [len(s) for s in starts]
+    vectors = np.frombuffer(b"".join(rows["vectors"].to_pylist()), np.float16).astype(np.float32)
+    return pa.table(
+        {
+            "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors), dim),
+            "video_id": np.repeat(rows["video_id"].to_pylist(), counts),
+            "window_id": np.repeat(rows["window_id"].to_pylist(), counts),
+            "start": np.concatenate(starts),
+            "end": np.concatenate(ends),
+        }
+    )
+
+
+class _Index:
+    """Chunk files of a video -> one row a window."""
+
+    def __init__(self, root: str, checkpoint: str, config: IndexConfig):
+        import torch
+
+        torch.set_num_threads(1)
+        self.predictor = Predictor.load(checkpoint)
+        self.store = FeatureStore.open(root)
+        self.config = config
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        videos = [self.store.read(files) for files in batch["files"].to_pylist()]
+        by_id = {video.video_id: video for video in videos}
+        seen = self.predictor.encode_videos(
+            [(v.video_id, v.features, v.edges) for v in videos], self.config.batch_windows
+        )
+        rows = []
+        for i, window in enumerate(seen):
+            video = by_id[window.video_id]
+            follows = i > 0 and seen[i - 1].video_id == window.video_id
+            covered = seen[i - 1].first + len(seen[i - 1].states) - window.first if follows else 0
+            starts, ends, vectors = segments(window, self.config.segment_frames, covered)
+            rows.append(
+                {
+                    "video_id": video.video_id,
+                    "uri": video.uri,
+                    "duration": video.duration,
+                    "frames": len(video.features),
+                    "partial": video.partial,
+                    "last": i + 1 == len(seen) or seen[i + 1].video_id != window.video_id,
+                    "window_id": f"{window.first}:{video.video_id}",
+                    "edges": window.edges,
+                    "states": window.states.tobytes(),
+                    "starts": starts,
+                    "ends": ends,
+                    "vectors": vectors.astype(np.float16).tobytes(),
+                }
+            )
+        return pa.Table.from_pylist(rows, schema=_ROW)
+
+
+def segments(window: Window, frames: int, covered: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Half-overlapping segments of `frames` frames: starts [S], ends [S] in seconds, unit vectors [S, dim].
+
+    Those that end within the first `covered` frames belong to the window before.
+    """
+    assert window.vectors is not None
+    total = len(window.states)
+    firsts = np.arange(0, max(total - frames, 0) + 1, max(1, frames // 2))
+    if firsts[-1] + frames < total:
+        firsts = np.append(firsts, total - frames)
+    lasts = np.minimum(firsts + frames, total)
+    keep = lasts > covered
+    firsts, lasts = firsts[keep], lasts[keep]
+    sums = np.concatenate(
+        [np.zeros((1, window.vectors.shape[1])), window.vectors.astype(np.float64).cumsum(0)]
+    )
+    mean = sums[lasts] - sums[firsts]
+    mean /= np.linalg.norm(mean, axis=1, keepdims=True).clip(1e-9)
+    return window.edges[firsts], window.edges[lasts], mean

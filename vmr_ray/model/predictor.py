@@ -1,0 +1,127 @@
+"""A trained network at work: videos -> cached windows, queries -> states, both -> ranked spans."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vmr_ray.batches import Example, pad
+from vmr_ray.checkpoint import CheckpointInfo, load_network
+from vmr_ray.encoders import text_encoder
+from vmr_ray.model.cross_interaction import CrossInteraction, Heads
+from vmr_ray.model.spans import ScoredSpan, decode_spans, windows
+from vmr_ray.model.spans import nms as merge
+
+
+@dataclass(frozen=True)
+class Window:
+    """Up to `ModelConfig.window` frames of a video after the query-free tower.
+
+    `states` float16 [T, dim], `edges` [T+1] seconds, `vectors` float16 [T, dim] (unit; None once stored,
+    for only the first stage needs them).
+    """
+
+    video_id: str
+    first: int
+    edges: np.ndarray
+    states: np.ndarray
+    vectors: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Q encoded queries: `states` [Q, L, dim], `mask` [Q, L], `vectors` [Q, dim] (unit)."""
+
+    states: Tensor
+    mask: Tensor
+    vectors: Tensor
+
+
+class Predictor:
+    """The network of a checkpoint and the text encoder it was trained with, on one device."""
+
+    def __init__(self, network: CrossInteraction, info: CheckpointInfo, device: str = "cpu"):
+        self.network, self.info, self.device = network.to(device).eval(), info, device
+        self.text = text_encoder(info.text_encoder, device)
+
+    @classmethod
+    def load(cls, checkpoint: str | Path, device: str = "cpu") -> Predictor:
+        """Raises VmrError if the checkpoint is missing, damaged or of another version."""
+        return cls(*load_network(checkpoint), device=device)
+
+    @torch.inference_mode()
+    def encode_videos(
+        self, videos: Sequence[tuple[str, np.ndarray, np.ndarray]], batch: int = 32
+    ) -> list[Window]:
+        """(video_id, features [T, frame_dim], edges [T+1]) of every video -> its windows, in order."""
+        cuts = [
+            (video_id, first, features[first:last], edges[first : last + 1])
+            for video_id, features, edges in videos
+            for first, last in windows(len(features), self.info.model.window)
+        ]
+        found = []
+        for at in range(0, len(cuts), batch):
+            part = cuts[at : at + batch]
+            features, mask = (x.to(self.device) for x in pad([cut[2] for cut in part]))
+            states = self.network.encode_video(features, mask)
+            vectors = self.network.project_video(states, mask)
+            for (video_id, first, cut, edges), s, v in zip(part, _half(states), _half(vectors), strict=True):
+                found.append(Window(video_id, first, edges, s[: len(cut)], v[: len(cut)]))
+        return found
+
+    @torch.inference_mode()
+    def encode_queries(self, texts: Sequence[str]) -> Queries:
+        return self.encode_tokens(self.text(list(texts)))
+
+    @torch.inference_mode()
+    def encode_tokens(self, tokens: Sequence[np.ndarray]) -> Queries:
+        """Token states of every query, each [L, token_dim]."""
+        padded, mask = (x.to(self.device) for x in pad(tokens))
+        states = self.network.encode_query(padded, mask)
+        return Queries(states, mask, self.network.project_query(states, mask))
+
+    @torch.inference_mode()
+    def rank(
+        self,
+        seen: Sequence[Window],
+        queries: Queries,
+        pairs: Sequence[tuple[int, int]],
+        top_k: int,
+        nms: float,
+        batch: int = 64,
+    ) -> list[list[ScoredSpan]]:
+        """For every pair (index of a window, index of a query) the window's best spans, best first."""
+        found: list[list[ScoredSpan]] = []
+        for at in range(0, len(pairs), batch):
+            part = pairs[at : at + batch]
+            heads, mask = self._fuse([seen[w] for w, _ in part], queries, [q for _, q in part])
+            found += decode_spans(heads, mask, [seen[w].edges.tolist() for w, _ in part], top_k, nms)
+        return found
+
+    def retrieve(self, examples: Sequence[Example], top_k: int, nms: float) -> list[list[ScoredSpan]]:
+        """The best spans of every query of every example in its own video, best first."""
+        queries = self.encode_tokens([tokens for e in examples for tokens in e.tokens])
+        seen = self.encode_videos([(str(i), e.features, e.edges) for i, e in enumerate(examples)])
+        by_video: dict[int, list[int]] = {}
+        for w, window in enumerate(seen):
+            by_video.setdefault(int(window.video_id), []).append(w)
+        owners = [i for i, e in enumerate(examples) for _ in e.queries]
+        pairs = [(w, q) for q, owner in enumerate(owners) for w in by_video[owner]]
+        spans: list[list[ScoredSpan]] = [[] for _ in owners]
+        for (_, q), found in zip(pairs, self.rank(seen, queries, pairs, top_k, nms), strict=True):
+            spans[q] += found
+        return [merge(found, nms, top_k) for found in spans]
+
+    def _fuse(self, seen: Sequence[Window], queries: Queries, rows: list[int]) -> tuple[Heads, Tensor]:
+        states, mask = (x.to(self.device) for x in pad([w.states for w in seen]))
+        at = torch.tensor(rows, device=self.device)
+        return self.network.fuse(states, mask, queries.states[at], queries.mask[at]), mask
+
+
+def _half(x: Tensor) -> np.ndarray:
+    return x.half().cpu().numpy()

@@ -1,0 +1,93 @@
+"""The records that travel, their units and their Arrow schemas.
+
+Times are float seconds on the video's own clock (its first frame may start later than 0).
+Spans are half-open, `[start, end)`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+Span = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Video:
+    """One video to embed. `fingerprint` changes when the file does (size and mtime)."""
+
+    video_id: str
+    uri: str
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """One query and the moment(s) of one video that show it."""
+
+    video_id: str
+    query: str
+    spans: tuple[Span, ...]
+    duration: float | None = None
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A found moment. `score` orders the moments of one query; higher is better."""
+
+    video_id: str
+    start: float
+    end: float
+    score: float
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """A video that could not be embedded, and why."""
+
+    video_id: str
+    uri: str
+    stage: str
+    error: str
+    attempts: int = 1
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What an embed job did; `hours` and `frames` count this run's work only."""
+
+    videos: int
+    embedded: int
+    skipped: int
+    quarantined: list[Quarantined] = field(default_factory=list)
+    hours: float = 0.0
+    frames: int = 0
+    seconds: float = 0.0
+
+    @property
+    def frames_per_second(self) -> float:
+        return self.frames / self.seconds if self.seconds else 0.0
+
+
+def feature_schema(dim: int, metadata: dict[str, str] | None = None) -> pa.Schema:
+    """The feature store: one row a chunk of one video; the video is complete with its `last` chunk.
+
+    `times` are the timestamps of the sampled frames; `edges` (one more than times) bound the time
+    each frame stands for: frame i covers `[edges[i], edges[i+1])`. `features` is frames x dim, flat.
+    """
+    return pa.schema(
+        [
+            pa.field("video_id", pa.string(), nullable=False),
+            pa.field("chunk", pa.int32(), nullable=False),
+            pa.field("last", pa.bool_(), nullable=False),
+            pa.field("uri", pa.string(), nullable=False),
+            pa.field("fingerprint", pa.string(), nullable=False),
+            pa.field("duration", pa.float64(), nullable=False),
+            pa.field("partial", pa.bool_(), nullable=False),
+            pa.field("times", pa.list_(pa.float64()), nullable=False),
+            pa.field("edges", pa.list_(pa.float64()), nullable=False),
+            pa.field("features", pa.list_(pa.list_(pa.float16(), dim)), nullable=False),
+        ],
+        metadata=metadata,
+    )

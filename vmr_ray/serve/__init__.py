@@ -1,0 +1,1 @@
+"""Moment search over HTTP: a FastAPI application on Ray Serve."""

@@ -1,0 +1,52 @@
+"""Serving one index from this process, for `vmr serve` and the demo."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+
+def start(index: str | Path, host: str = "127.0.0.1", port: int = 8000) -> str:
+    """Deploy the application, wait until it is ready and return its URL.
+
+    Raises:
+        VmrError: there is no index, its checkpoint is damaged, or the port is taken.
+    """
+    import logging
+    import socket
+
+    from ray import serve
+
+    from vmr_ray.errors import VmrError
+    from vmr_ray.index import open_tables
+    from vmr_ray.runtime import connect
+    from vmr_ray.serve.app import build
+
+    index = str(index) if "://" in str(index) else str(Path(index).expanduser().absolute())
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise VmrError(
+                f"cannot listen on {host}:{port} ({error.strerror}): choose another --port"
+            ) from None
+    connect()
+    open_tables(index)
+    serve.start(
+        proxy_location="HeadOnly",
+        http_options={"host": host, "port": port, "request_timeout_s": 30},
+        logging_config={"log_level": logging.WARNING, "enable_access_log": False},
+    )
+    serve.run(build({"index": index}), name="vmr", route_prefix="/")
+    return f"http://{host}:{port}/"
+
+
+def serve_until_interrupt() -> None:
+    from ray import serve
+
+    try:
+        while True:
+            time.sleep(3600)
+    except KeyboardInterrupt:
+        serve.shutdown()

@@ -1,0 +1,140 @@
+"""Paths, globs, directories, manifests and object-store URIs -> Video rows."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatch
+from pathlib import Path, PurePosixPath
+
+from pyarrow import fs
+
+from vmr_ray.errors import VmrError
+from vmr_ray.schema import Video
+
+VIDEO_SUFFIXES = frozenset(
+    {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg"}
+    | {".flv", ".ogv", ".wmv", ".asf", ".3gp"}
+)
+MANIFEST_SUFFIXES = frozenset({".jsonl", ".csv"})
+
+
+def filesystem(uri: str) -> tuple[fs.FileSystem, str]:
+    """The pyarrow filesystem of a URI or local path, and the path inside it.
+
+    Raises:
+        VmrError: the scheme is unknown or its filesystem cannot be reached.
+    """
+    try:
+        if "://" in uri:
+            return fs.FileSystem.from_uri(uri)
+        return fs.LocalFileSystem(), Path(uri).expanduser().absolute().as_posix()
+    except (ValueError, OSError) as error:
+        raise VmrError(f"cannot use {uri}: {' '.join(str(error).split())}") from None
+
+
+def find_videos(inputs: Sequence[str | Path]) -> list[Video]:
+    """Every video the inputs name, sorted by video_id.
+
+    The video_id is the path below the named directory (or below a glob's fixed part), and the file
+    name for a single file; a manifest gives its own.
+
+    Raises:
+        VmrError: an input does not exist or holds no video, a manifest row is malformed, or two
+            videos have the same video_id.
+    """
+    videos: dict[str, Video] = {}
+    for item in map(str, inputs):
+        found = list(_expand(item))
+        if not found:
+            raise VmrError(
+                f"no videos in {item}: expected files such as {', '.join(sorted(VIDEO_SUFFIXES))}; "
+                "a file with another suffix can be named directly"
+            )
+        for video in found:
+            other = videos.setdefault(video.video_id, video)
+            if other.uri != video.uri:
+                raise VmrError(
+                    f"two videos have the id {video.video_id!r}: {other.uri} and {video.uri}; "
+                    "embed their common directory, or give a manifest with video_id and uri"
+                )
+    return [videos[key] for key in sorted(videos)]
+
+
+def _expand(item: str) -> Iterator[Video]:
+    filesys, path = filesystem(item)
+    prefix = item.partition("://")[0] + "://" if "://" in item else ""
+    if any(c in path for c in "*?["):
+        base, pattern = _split_glob(path)
+        yield from _walk(filesys, base, prefix, pattern)
+        return
+    info = filesys.get_file_info(path)
+    if info.type == fs.FileType.Directory:
+        yield from _walk(filesys, path, prefix, None)
+    elif info.type != fs.FileType.File:
+        raise VmrError(f"no such file or directory: {item}")
+    elif PurePosixPath(path).suffix.lower() in MANIFEST_SUFFIXES:
+        yield from _manifest(filesys, path, prefix, item)
+    else:
+        yield _video(info, PurePosixPath(path).name, prefix)
+
+
+def _video(info: fs.FileInfo, video_id: str, prefix: str) -> Video:
+    return Video(video_id, prefix + info.path, f"{info.size}-{info.mtime_ns}")
+
+
+def _walk(filesys: fs.FileSystem, base: str, prefix: str, pattern: str | None) -> Iterator[Video]:
+    for info in filesys.get_file_info(fs.FileSelector(base, recursive=True, allow_not_found=True)):
+        relative = PurePosixPath(info.path).relative_to(base)
+        if info.type != fs.FileType.File or any(part.startswith(".") for part in relative.parts):
+            continue
+        if _matches(relative, pattern) if pattern else relative.suffix.lower() in VIDEO_SUFFIXES:
+            yield _video(info, relative.as_posix(), prefix)
+
+
+def _split_glob(path: str) -> tuple[str, str]:
+    parts = path.split("/")
+    first = next(i for i, part in enumerate(parts) if any(c in part for c in "*?["))
+    return "/".join(parts[:first]) or "/", "/".join(parts[first:])
+
+
+def _matches(path: PurePosixPath, pattern: str) -> bool:
+    """Shell semantics: `*` stays within one directory, `**` spans them."""
+    if "**" in pattern:
+        return fnmatch(path.as_posix(), pattern) or fnmatch(path.as_posix(), pattern.replace("**/", ""))
+    wanted = pattern.split("/")
+    return len(path.parts) == len(wanted) and all(map(fnmatch, path.parts, wanted))
+
+
+def _manifest(filesys: fs.FileSystem, path: str, prefix: str, item: str) -> Iterator[Video]:
+    with filesys.open_input_stream(path) as stream:
+        text = stream.read().decode("utf-8-sig", errors="replace")
+    folder = PurePosixPath(path).parent
+    for line, row in _rows(text, item):
+        video_id, uri = row.get("video_id"), row.get("uri")
+        if not isinstance(video_id, str) or not isinstance(uri, str) or not video_id or not uri:
+            raise VmrError(f"{item}, line {line}: a manifest row needs the texts 'video_id' and 'uri'")
+        source = uri if "://" in uri else prefix + (folder / uri).as_posix()
+        target, inner = filesystem(source)
+        info = target.get_file_info(inner)
+        # A missing file is that video's trouble, found and quarantined when it is opened.
+        stamp = f"{info.size}-{info.mtime_ns}" if info.type == fs.FileType.File else ""
+        yield Video(video_id, source, stamp)
+
+
+def _rows(text: str, item: str) -> Iterator[tuple[int, dict[str, object]]]:
+    lines = text.splitlines()
+    if item.lower().endswith(".csv"):
+        yield from enumerate(csv.DictReader(lines), start=2)
+        return
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise VmrError(f"{item}, line {number}: not JSON ({error})") from None
+        if not isinstance(row, dict):
+            raise VmrError(f"{item}, line {number}: expected an object with 'video_id' and 'uri'")
+        yield number, row

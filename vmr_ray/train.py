@@ -1,0 +1,588 @@
+"""Feature store + annotations -> checkpoint: Ray Data prepares, Ray Train (V2) trains with DDP.
+
+OUT/run.json        the configuration and inputs of this run
+OUT/prepared/       one row a video: features, its queries' token states, its spans (Parquet)
+OUT/run/            Ray Train's own directory; the same command resumes from it
+OUT/best, OUT/last  the checkpoints to use
+OUT/history.json    the metrics of every validation
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from pyarrow import fs
+from torch import Tensor, nn
+
+from vmr_ray.annotations import load_annotations
+from vmr_ray.batches import ROW_SCHEMA, Batch, Example, collate, crop, from_row, to_row
+from vmr_ray.checkpoint import (
+    CheckpointInfo,
+    load_info,
+    load_trainer,
+    load_weights,
+    optimizer_tensors,
+    restore_optimizer,
+    save_checkpoint,
+)
+from vmr_ray.config import Config, LossConfig
+from vmr_ray.controls import fit_constants
+from vmr_ray.encoders import default_text_encoder, text_encoder
+from vmr_ray.errors import VmrError
+from vmr_ray.features import FeatureStore, resolve_ids
+from vmr_ray.metrics import moment_metrics
+from vmr_ray.model.cross_interaction import CrossInteraction
+from vmr_ray.model.losses import Contrast, losses, targets
+from vmr_ray.model.predictor import Predictor
+from vmr_ray.schema import Annotation
+from vmr_ray.sources import filesystem
+
+Report = Callable[[dict[str, float]], None]
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """Where the checkpoints are and what the best one reached on the validation videos."""
+
+    best: str
+    last: str
+    metrics: dict[str, float]
+    history: list[dict[str, float]]
+    train_queries: int
+    val_queries: int
+    without_features: int  # annotations whose video is not in the feature store
+
+
+def train(
+    features: str | Path,
+    annotations: str | Path,
+    out: str | Path,
+    config: Config | None = None,
+    val: str | Path | None = None,
+    report: Report | None = None,
+) -> TrainResult:
+    """Train on the annotated videos of a feature store; the same call resumes an interrupted run.
+
+    Args:
+        val: annotations to validate on; by default a share of the annotated videos is held out.
+        report: called with the metrics of every epoch.
+
+    Raises:
+        VmrError: an input is missing or malformed, no annotated video is embedded, or `out` holds
+            a run with other settings.
+    """
+    config = config or Config()
+    store = FeatureStore.open(str(features))
+    given = load_annotations(annotations)
+    held_out = load_annotations(val) if val else []
+    text_name = config.train.text_encoder or default_text_encoder(store.spec.encoder)
+    out = str(out) if "://" in str(out) else str(Path(out).expanduser().absolute())
+    _claim(out, config, {"features": str(features), "annotations": str(annotations), "val": str(val or "")})
+
+    files = store.files()
+    ids = resolve_ids((a.video_id for a in [*given, *held_out]), files)
+    groups = {name: _by_video(rows, ids) for name, rows in (("train", given), ("val", held_out))}
+    if not val:
+        groups["train"], groups["val"] = split(groups["train"], config.train.val_fraction, config.train.seed)
+    for name, rows in groups.items():
+        if not rows:
+            source = val if name == "val" and val else annotations
+            raise VmrError(
+                f"no {'video to validate on' if name == 'val' else 'annotated video'} of {source} is in the "
+                f"feature store {features} ({len(files)} videos there): embed the annotated videos first, "
+                "and check that the file names agree"
+            )
+
+    from vmr_ray.runtime import connect
+
+    connect()
+    prepared = {
+        name: _prepare(f"{out}/prepared/{name}", store, files, rows, text_name)
+        for name, rows in groups.items()
+    }
+    info = CheckpointInfo(
+        model=config.model,
+        frame_encoder=store.spec.encoder,
+        frame_dim=store.spec.dim,
+        sampling=store.spec.sampling,
+        text_encoder=text_name,
+        token_dim=text_encoder(text_name).dim,
+        constants=_constants(prepared["train"]),
+    )
+    history = _fit(out, prepared, len(groups["train"]), info, config, report)
+    best = max(history, key=lambda row: (row["miou"], row["epoch"]))
+    counts = {name: sum(map(len, rows.values())) for name, rows in groups.items()}
+    return TrainResult(
+        best=f"{out}/best",
+        last=f"{out}/last",
+        metrics=best,
+        history=history,
+        train_queries=counts["train"],
+        val_queries=counts["val"],
+        without_features=len(given) + len(held_out) - sum(counts.values()),
+    )
+
+
+def split(
+    groups: dict[str, list[Annotation]], fraction: float, seed: int
+) -> tuple[dict[str, list[Annotation]], dict[str, list[Annotation]]]:
+    """Hold out a share of the videos (at least one of two), the same ones for the same seed."""
+
+    def draw(video_id: str) -> str:
+        return hashlib.sha256(f"{seed}:{video_id}".encode()).hexdigest()
+
+    order = sorted(groups, key=draw)
+    held = set(order[: max(1, round(fraction * len(order)))] if len(order) > 1 else [])
+    return (
+        {k: v for k, v in groups.items() if k not in held},
+        {k: v for k, v in groups.items() if k in held},
+    )
+
+
+def _by_video(rows: Iterable[Annotation], ids: dict[str, str]) -> dict[str, list[Annotation]]:
+    groups: dict[str, list[Annotation]] = {}
+    for row in rows:
+        if row.video_id in ids:
+            groups.setdefault(ids[row.video_id], []).append(row)
+    return groups
+
+
+def _claim(out: str, config: Config, inputs: dict[str, str]) -> None:
+    """Write OUT/run.json, or check that the run there is the same one."""
+    filesys, path = filesystem(out)
+    # How long and on how many machines to train may change between two calls of one run.
+    settings = config.model_dump(mode="json", include={"model", "train"})
+    for free in ("epochs", "max_minutes", "workers", "use_gpu", "cpus_per_worker"):
+        settings["train"].pop(free)
+    wanted = {"inputs": inputs, **settings}
+    try:
+        with filesys.open_input_stream(f"{path}/run.json") as stream:
+            found = json.loads(stream.read())
+    except FileNotFoundError:
+        filesys.create_dir(path, recursive=True)
+        with filesys.open_output_stream(f"{path}/run.json") as stream:
+            stream.write(json.dumps(wanted, indent=1).encode())
+        return
+    if found != wanted:
+        differs = [k for k in wanted if found.get(k) != wanted[k]]
+        raise VmrError(
+            f"{out} holds a run with other {', '.join(differs)}: choose another --out, "
+            "or delete it to start anew"
+        )
+
+
+def _prepare(
+    out: str,
+    store: FeatureStore,
+    files: dict[str, tuple[str, ...]],
+    groups: dict[str, list[Annotation]],
+    text_name: str,
+) -> str:
+    """Write the training rows of `groups` once; a finished directory of the same content is reused."""
+    import ray
+    from ray.data import ActorPoolStrategy
+
+    from vmr_ray.runtime import cluster_cpus
+
+    items = [
+        {
+            "files": list(files[video_id]),
+            "queries": [a.query for a in rows],
+            "spans": [[list(span) for span in a.spans] for a in rows],
+        }
+        for video_id, rows in sorted(groups.items())
+    ]
+    content = hashlib.sha256(json.dumps([items, text_name, store.root]).encode()).hexdigest()
+    filesys, path = filesystem(out)
+    marker = f"{path}/_done-{content}"  # readers of Parquet pass over a leading underscore
+    if filesys.get_file_info(marker).type == fs.FileType.File:
+        return out
+    if filesys.get_file_info(path).type == fs.FileType.Directory:
+        filesys.delete_dir(path)
+    workers = min(cluster_cpus(), len(items))
+    ray.data.from_items(items, override_num_blocks=min(len(items), 64)).map_batches(
+        _Prepare,
+        batch_size=16,
+        batch_format="pyarrow",
+        fn_constructor_args=(store.root, text_name),
+        compute=ActorPoolStrategy(size=workers),
+        num_cpus=0.5,
+    ).write_parquet(out)
+    with filesys.open_output_stream(marker) as stream:
+        stream.write(b"")
+    return out
+
+
+class _Prepare:
+    """(chunk files, queries, spans) -> training rows."""
+
+    def __init__(self, root: str, text_name: str):
+        self.store = FeatureStore.open(root)
+        self.text = text_encoder(text_name, threads=1)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        rows = batch.to_pylist()
+        tokens = iter(self.text([query for row in rows for query in row["queries"]]))
+        return pa.Table.from_pylist(
+            [
+                to_row(
+                    self.store.read(row["files"]),
+                    row["queries"],
+                    [next(tokens) for _ in row["queries"]],
+                    row["spans"],
+                )
+                for row in rows
+            ],
+            schema=ROW_SCHEMA,
+        )
+
+
+def _constants(prepared: str) -> dict[str, Any]:
+    """The constant answers that fit the training spans best; the reports compare with them."""
+    filesys, path = filesystem(prepared)
+    rows = pq.ParquetDataset(path, filesystem=filesys).read(columns=["duration", "spans"])
+    pairs = [
+        (span[0], duration)
+        for duration, spans in zip(rows["duration"].to_pylist(), rows["spans"].to_pylist(), strict=True)
+        for span in spans
+    ]
+    return fit_constants([span for span, _ in pairs], [duration for _, duration in pairs])
+
+
+# -- the trainer -------------------------------------------------------------------------------------
+
+
+def _fit(
+    out: str, prepared: dict[str, str], rows: int, info: CheckpointInfo, config: Config, report: Report | None
+) -> list[dict[str, float]]:
+    import ray
+    from ray.train import CheckpointConfig, DataConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    if config.train.workers > rows:
+        raise VmrError(
+            f"{config.train.workers} workers cannot share {rows} training videos: use fewer workers"
+        )
+    progress = ray.remote(num_cpus=0)(_Progress).remote()
+    trainer = TorchTrainer(
+        train_loop,
+        train_loop_config={
+            "config": config.model_dump(mode="json"),
+            "info": info.model_dump(mode="json"),
+            "rows": rows,
+            "progress": progress,
+        },
+        torch_config=TorchConfig(backend="nccl" if config.train.use_gpu else "gloo"),
+        datasets={
+            "train": ray.data.read_parquet(prepared["train"], file_extensions=["parquet"], shuffle="files"),
+            "val": ray.data.read_parquet(prepared["val"], file_extensions=["parquet"]),
+        },
+        # Every worker sees all validation rows and takes its share itself: none is dropped.
+        dataset_config=DataConfig(datasets_to_split=["train"]),
+        scaling_config=ScalingConfig(
+            num_workers=config.train.workers,
+            use_gpu=config.train.use_gpu,
+            resources_per_worker={"CPU": config.train.cpus_per_worker},
+        ),
+        run_config=RunConfig(
+            name="run",
+            storage_path=out,
+            checkpoint_config=CheckpointConfig(num_to_keep=1, checkpoint_score_attribute="miou"),
+            failure_config=FailureConfig(max_failures=3),
+        ),
+    )
+    with _follow(progress, report):
+        result = trainer.fit()
+    filesys, path = filesystem(out)
+    kept = sorted(result.best_checkpoints, key=lambda pair: pair[1]["miou"])
+    assert result.checkpoint is not None
+    for name, checkpoint in (("best", kept[-1][0]), ("last", result.checkpoint)):
+        _publish(checkpoint, filesys, f"{path}/{name}")
+    with result.checkpoint.as_directory() as directory:
+        history: list[dict[str, float]] = json.loads((Path(directory) / "history.json").read_text())
+    with filesys.open_output_stream(f"{path}/history.json") as stream:
+        stream.write(json.dumps(history, indent=1).encode())
+    return history
+
+
+def _publish(checkpoint: Any, filesys: fs.FileSystem, target: str) -> None:
+    """Copy what inference needs; the JSON goes last."""
+    filesys.create_dir(target, recursive=True)
+    for name in ("model.safetensors", "checkpoint.json"):
+        fs.copy_files(
+            f"{checkpoint.path}/{name}",
+            f"{target}/{name}",
+            source_filesystem=checkpoint.filesystem,
+            destination_filesystem=filesys,
+        )
+
+
+class _Progress:
+    """An actor between the training processes and whoever watches."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, float]] = []
+
+    def add(self, row: dict[str, float]) -> None:
+        self.rows.append(row)
+
+    def after(self, seen: int) -> list[dict[str, float]]:
+        return self.rows[seen:]
+
+
+@contextmanager
+def _follow(progress: Any, report: Report | None) -> Iterator[None]:
+    """Pass the rows of the progress actor to `report` while the body runs."""
+    import ray
+
+    done = threading.Event()
+    seen = 0
+
+    def pass_on() -> None:
+        nonlocal seen
+        for row in ray.get(progress.after.remote(seen)):
+            seen += 1
+            if report:
+                report(row)
+
+    def watch() -> None:
+        while not done.wait(0.5):
+            pass_on()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+    pass_on()
+
+
+class Objective(nn.Module):
+    """The network and its losses as one module, so that DDP sees a single forward pass."""
+
+    def __init__(self, network: CrossInteraction, config: LossConfig):
+        super().__init__()
+        self.network, self.config = network, config
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        net = self.network
+        video = net.encode_video(batch.features, batch.mask)
+        query = net.encode_query(batch.tokens, batch.token_mask)
+        # Every query with its own video, and with another one that does not show it.
+        other, foreign = _negatives(batch)
+        rows = torch.cat([torch.arange(len(batch.video), device=video.device), foreign])
+        owner = torch.cat([batch.video, other])
+        spans = batch.spans + [[] for _ in range(len(foreign))]
+        mask = batch.mask[owner]
+        heads = net.fuse(video[owner], mask, query[rows], batch.token_mask[rows])
+        target = targets(spans, batch.edges[owner], mask)
+        return losses(
+            heads, mask, target, self._contrast(batch, video, query, target.membership), self.config
+        )
+
+    def _contrast(self, batch: Batch, video: Tensor, query: Tensor, membership: Tensor) -> Contrast:
+        frames = self.network.project_video(video, batch.mask)[batch.video]
+        weight = membership[: len(batch.video)].unsqueeze(1)
+        return Contrast(
+            queries=self.network.project_query(query, batch.token_mask),
+            moments=nn.functional.normalize((weight @ frames).squeeze(1), dim=-1),
+            temperature=self.network.log_temperature.exp(),
+            video=batch.video,
+            text=batch.text,
+            spans=torch.tensor([spans[0] for spans in batch.spans], device=video.device),
+        )
+
+
+def _negatives(batch: Batch) -> tuple[Tensor, Tensor]:
+    """(video rows, query rows) of one foreign video a query; none where the batch has no other video."""
+    videos = len(batch.features)
+    if videos < 2:
+        empty = torch.zeros(0, dtype=torch.long, device=batch.video.device)
+        return empty, empty
+    shift = torch.randint(1, videos, batch.video.shape, device=batch.video.device)
+    other = (batch.video + shift) % videos
+    # The same sentence may be true of the other video: such a pair proves nothing.
+    same = batch.text[:, None] == batch.text
+    told = torch.zeros(len(batch.text), videos, dtype=torch.bool, device=same.device)
+    told = told.scatter_reduce(1, batch.video.expand(len(batch.text), -1), same, "amax")
+    queries = torch.arange(len(other), device=other.device)
+    fair = ~told[queries, other]
+    return other[fair], queries[fair]
+
+
+def train_loop(loop: dict[str, Any]) -> None:
+    """What every training process runs."""
+    import ray.train
+    import ray.train.torch
+
+    config = Config.model_validate(loop["config"])
+    info = CheckpointInfo.model_validate(loop["info"])
+    settings = config.train
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    device = ray.train.torch.get_device()
+    if device.type == "cpu":
+        torch.set_num_threads(max(1, int(settings.cpus_per_worker)))
+
+    torch.manual_seed(settings.seed)
+    objective = Objective(info.network(), settings.loss)
+    per_worker = max(1, settings.batch_videos // world)
+    steps = max(1, math.ceil(loop["rows"] // world / per_worker))
+    epoch, history, epochs = 0, [], settings.epochs
+    resumed = ray.train.get_checkpoint()
+    trainer_state: dict[str, Tensor] = {}
+    average = torch.optim.swa_utils.AveragedModel(objective.network, multi_avg_fn=_ema(settings.ema))
+    if resumed:
+        with resumed.as_directory() as directory:
+            state = load_info(directory)
+            trainer_state = load_trainer(directory)
+            history = json.loads((Path(directory) / "history.json").read_text())
+            average.module.load_state_dict(load_weights(directory, state))
+        average.n_averaged.copy_(trainer_state["averaged"])
+        objective.network.load_state_dict(_take(trainer_state, "network."))
+        epoch = state.epoch
+        epochs = int(trainer_state["epochs"]) if settings.max_minutes else epochs
+    average.to(device)
+    module = ray.train.torch.prepare_model(
+        objective, parallel_strategy_kwargs={"find_unused_parameters": True} if world > 1 else None
+    )
+    optimizer = torch.optim.AdamW(_parameter_groups(objective, settings.weight_decay), lr=settings.lr)
+    if resumed:
+        restore_optimizer(optimizer, trainer_state)
+    network = average.module
+    assert isinstance(network, CrossInteraction)
+    predictor = Predictor(network, info, str(device))
+    train_rows, val_rows = (ray.train.get_dataset_shard(name) for name in ("train", "val"))
+    autocast = torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
+
+    while epoch < epochs:
+        began = time.monotonic()
+        rng = np.random.default_rng([settings.seed, epoch, rank])
+        torch.manual_seed(int(rng.integers(2**31)))
+        module.train()
+        totals: dict[str, float] = {}
+        count = 0
+        for examples in _examples(train_rows, per_worker, info, settings.seed + epoch):
+            batch = collate(
+                [crop(e, config.model.window, settings.queries_per_video, rng) for e in examples]
+            ).to(device)
+            rate = _schedule(epoch + min(count, steps) / steps, epochs, settings.warmup)
+            for group in optimizer.param_groups:
+                group["lr"] = settings.lr * rate
+            optimizer.zero_grad(set_to_none=True)
+            with autocast:
+                terms = module(batch)
+            terms["total"].backward()
+            nn.utils.clip_grad_norm_(module.parameters(), settings.clip_norm)
+            optimizer.step()
+            average.update_parameters(objective.network)
+            for name, term in terms.items():
+                totals[name] = totals.get(name, 0.0) + term.item()
+            count += 1
+        epoch += 1
+        if epoch == 1 and settings.max_minutes:
+            # All processes must agree on the length of the schedule.
+            fitting = int(settings.max_minutes * 60 / (time.monotonic() - began))
+            epochs = max(1, min(epochs, *_gather(fitting, world)))
+        row = {f"loss/{name}": value / max(1, count) for name, value in totals.items()}
+        row |= {"epoch": epoch, "epochs": epochs, "train_s": time.monotonic() - began}
+        if epoch % settings.evaluate_every == 0 or epoch == epochs:
+            row |= validate(predictor, _examples(val_rows, 16, info), rank, world, config.evaluate.nms)
+            history.append(row)
+            with tempfile.TemporaryDirectory() as directory:
+                checkpoint = None
+                if rank == 0:
+                    saved = info.model_copy(update={"epoch": epoch, "metrics": row})
+                    state_now = {
+                        f"network.{k}": v.clone().cpu() for k, v in objective.network.state_dict().items()
+                    }
+                    state_now |= optimizer_tensors(optimizer)
+                    state_now |= {"epochs": torch.tensor(epochs), "averaged": average.n_averaged.cpu()}
+                    save_checkpoint(directory, average.module.state_dict(), saved, state_now)
+                    (Path(directory) / "history.json").write_text(json.dumps(history))
+                    checkpoint = ray.train.Checkpoint.from_directory(directory)
+                ray.train.report(row, checkpoint=checkpoint)
+        if rank == 0:
+            loop["progress"].add.remote(row)
+
+
+def _ema(decay: float) -> Callable[..., None]:
+    """Exponential moving average that trusts the first steps less, so that a short training has one too."""
+
+    def update(averages: list[Tensor], parameters: list[Tensor], count: Tensor | int) -> None:
+        steps = int(count)
+        torch._foreach_lerp_(averages, parameters, 1 - min(decay, (1 + steps) / (10 + steps)))
+
+    return update
+
+
+def _take(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def _parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Weight decay for matrices; none for biases, norms and scalars."""
+    matrices = [p for p in module.parameters() if p.ndim > 1]
+    others = [p for p in module.parameters() if p.ndim <= 1]
+    return [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+
+
+def _schedule(epoch: float, epochs: int, warmup: float) -> float:
+    """Linear warm-up, then half a cosine down to 1 %; `epoch` counts fractions."""
+    done = min(epoch / epochs, 1.0)
+    if done < warmup:
+        return (done + 1e-3) / (warmup + 1e-3)
+    return 0.01 + 0.99 * (1 + math.cos(math.pi * (done - warmup) / (1 - warmup))) / 2
+
+
+def _examples(
+    rows: Any, batch: int, info: CheckpointInfo, shuffle_seed: int | None = None
+) -> Iterator[list[Example]]:
+    shuffle = (
+        {} if shuffle_seed is None else {"local_shuffle_buffer_size": 256, "local_shuffle_seed": shuffle_seed}
+    )
+    for table in rows.iter_batches(batch_size=batch, batch_format="pyarrow", **shuffle):
+        yield [from_row(row, info.frame_dim, info.token_dim) for row in table.to_pylist()]
+
+
+def validate(
+    predictor: Predictor, batches: Iterator[list[Example]], rank: int, world: int, nms: float
+) -> dict[str, float]:
+    """Moment metrics (percent) of this process's share of the rows, averaged over all processes."""
+    predictions: list[np.ndarray] = []
+    truths: list[np.ndarray] = []
+    for number, examples in enumerate(batches):
+        if number % world == rank:
+            predictions += [np.asarray(spans)[:, :2] for spans in predictor.retrieve(examples, 5, nms)]
+            truths += [np.asarray(spans) for e in examples for spans in e.spans]
+    metrics = moment_metrics(predictions, truths) if truths else {}
+    parts = [part for part in _gather((len(truths), metrics), world) if part[0]]
+    total = sum(n for n, _ in parts)
+    return {key: sum(n * m[key] for n, m in parts) / total for key in parts[0][1]}
+
+
+def _gather(value: Any, world: int) -> list[Any]:
+    """Every process's value, on every process."""
+    if world == 1:
+        return [value]
+    import torch.distributed as dist
+
+    values: list[Any] = [None] * world
+    dist.all_gather_object(values, value)
+    return values
