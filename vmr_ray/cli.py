@@ -144,6 +144,8 @@ def embed(
             highlight=False,
             soft_wrap=True,
         )
+        for name in summary.partial:
+            err.print(f"[yellow]partial[/] {_plain(name)}: damaged, its readable frames are embedded")
         for row in summary.quarantined:
             err.print(
                 f"[yellow]quarantined[/] {_plain(row.video_id)} ({row.stage}): {_plain(row.error)}",

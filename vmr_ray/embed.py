@@ -39,7 +39,16 @@ _CHUNK = [
 # Pixels and features travel as raw bytes: no per-row tensor objects, and zero-copy on arrival.
 _FRAMES = pa.schema([*_VIDEO, *_ERROR, *_CHUNK, ("frames", pa.large_binary())])
 _FEATURES = pa.schema([*_VIDEO, *_ERROR, *_CHUNK, ("features", pa.large_binary())])
-_DONE = pa.schema([*_VIDEO, *_ERROR, ("last", pa.bool_()), ("frames", pa.int64()), ("seconds", pa.float64())])
+_DONE = pa.schema(
+    [
+        *_VIDEO,
+        *_ERROR,
+        ("last", pa.bool_()),
+        ("partial", pa.bool_()),
+        ("frames", pa.int64()),
+        ("seconds", pa.float64()),
+    ]
+)
 
 
 def embed(
@@ -66,6 +75,7 @@ def embed(
     began = time.monotonic()
     embedded, frames, seconds = 0, 0, 0.0
     failed: list[Quarantined] = []
+    partial: set[str] = set()
     for row in _run(todo, store.root, config) if todo else ():
         if row["error"]:
             failed.append(
@@ -75,6 +85,8 @@ def embed(
             embedded += row["last"]
             frames += row["frames"]
             seconds += row["seconds"]
+            if row["partial"]:
+                partial.add(row["video_id"])
         if progress:
             progress(len(done) + embedded, len(failed), frames)
     for video in store.stale(videos):
@@ -85,6 +97,7 @@ def embed(
         embedded=embedded,
         skipped=len(done),
         quarantined=failed,
+        partial=sorted(partial),
         hours=seconds / 3600,
         frames=frames,
         seconds=time.monotonic() - began,

@@ -61,6 +61,7 @@ class Summary:
     embedded: int
     skipped: int
     quarantined: list[Quarantined] = field(default_factory=list)
+    partial: list[str] = field(default_factory=list)  # damaged: only the readable frames are embedded
     hours: float = 0.0
     frames: int = 0
     seconds: float = 0.0

@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -21,6 +22,16 @@ from vmr_ray.train import train
 
 def files_of(store: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in (store / "chunks").rglob("*.parquet")}
+
+
+def remux_index_first(source: Path, target: Path) -> None:
+    """Copy the stream into an MP4 whose index comes first, so that a cut loses pictures only."""
+    with av.open(str(source)) as old, av.open(str(target), "w", options={"movflags": "faststart"}) as new:
+        stream = new.add_stream_from_template(old.streams.video[0])
+        for packet in old.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                new.mux(packet)
 
 
 def test_features_cover_the_videos(features: Path, world):
@@ -69,6 +80,19 @@ def test_same_videos_give_the_same_bytes(features: Path, world, tmp_path: Path):
     embed([one], tmp_path)
     again = files_of(tmp_path)
     assert again and again.items() <= files_of(features).items()
+
+
+def test_a_cut_file_gives_its_readable_frames(cluster, world, features: Path, tmp_path: Path):
+    one = next(iter(sorted(world.videos.glob("*.mp4"))))
+    remux_index_first(one, tmp_path / "cut.mp4")
+    data = (tmp_path / "cut.mp4").read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(data[: len(data) * 2 // 3])
+    summary = embed([tmp_path / "cut.mp4"], tmp_path / "out")
+    assert (summary.embedded, summary.partial, summary.quarantined) == (1, ["cut.mp4"], [])
+    (video,) = FeatureStore.open(str(tmp_path / "out"))
+    (whole,) = (v for v in FeatureStore.open(str(features)) if v.video_id == one.name)
+    assert video.partial and 1 < len(video.features) < len(whole.features)
+    np.testing.assert_array_equal(video.features[:-1], whole.features[: len(video.features) - 1])
 
 
 def test_manifest_and_uri_inputs(features: Path, world, tmp_path: Path):

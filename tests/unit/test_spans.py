@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from vmr_ray.model.cross_interaction import Heads
-from vmr_ray.model.spans import decode_spans, nms, span_scores, temporal_iou, windows
+from vmr_ray.model.spans import PEAK, decode_spans, nms, peak, span_scores, temporal_iou, windows
 
 
 def _heads(queries: int, frames: int, seed: int = 0) -> Heads:
@@ -19,21 +19,33 @@ def test_span_scores_equal_the_sum_written_out() -> None:
     heads, mask = _heads(2, 7), torch.ones(2, 7, dtype=torch.bool)
     mask[1, 5:] = False
     scores = span_scores(heads, mask)
+    relative = heads.membership - peak(heads, mask)[:, None] + PEAK
     for q, s, e in itertools.product(range(2), range(7), range(7)):
         if e < s or not mask[q, e]:
             assert scores[q, s, e] == float("-inf")
         else:
-            expected = heads.start[q, s] + heads.stop[q, e] + heads.membership[q, s : e + 1].sum()
+            expected = heads.start[q, s] + heads.stop[q, e] + relative[q, s : e + 1].sum()
             assert scores[q, s, e] == pytest.approx(float(expected), abs=1e-5)
 
 
-def test_membership_alone_decodes_the_maximum_sum_subarray() -> None:
-    membership = torch.tensor([[-2.0, 3.0, -1.0, 4.0, -5.0, 2.0]])
+def test_membership_alone_decodes_the_maximum_sum_subarray_below_the_peak() -> None:
+    membership = torch.tensor([[-2.0, 3.0, 2.5, 4.0, -5.0, 2.0]])
     zero = torch.zeros_like(membership)
     mask = torch.ones_like(membership, dtype=torch.bool)
     edges = [[0.0, 1.0, 2.5, 3.0, 4.0, 5.0, 6.25]]
     [best, *_] = decode_spans(Heads(zero, zero, membership), mask, edges, 5, 0.5)[0]
-    assert best == (1.0, 4.0, 6.0)
+    assert best == (1.0, 4.0, 4.0)
+
+
+def test_confidence_moves_the_score_and_not_the_span() -> None:
+    heads, mask = _heads(1, 12), torch.ones(1, 12, dtype=torch.bool)
+    edges = [list(range(13))]
+    sure = heads._replace(membership=heads.membership + 5)
+    for plain, raised in zip(
+        decode_spans(heads, mask, edges, 5, 0.5)[0], decode_spans(sure, mask, edges, 5, 0.5)[0], strict=True
+    ):
+        assert raised[:2] == plain[:2]
+        assert raised[2] == pytest.approx(plain[2] + 5, abs=1e-4)
 
 
 def test_decoded_spans_are_ranked_distinct_and_inside_the_video() -> None:

@@ -13,19 +13,29 @@ from vmr_ray.model.cross_interaction import Heads
 ScoredSpan = tuple[float, float, float]
 
 
-def span_scores(heads: Heads, mask: Tensor) -> Tensor:
-    """Log-odds of every span of frames against "not in this video": [Q, T] heads -> [Q, T, T].
+# The membership logit that the best frame of a video counts with when its spans are compared.
+PEAK = 2.0
 
-    score[q, s, e] = start[s] + stop[e] + sum of the membership logits of frames s..e (inclusive);
-    -inf where e < s or an end is masked. With start = stop = 0 the best span is the
-    maximum-sum subarray of the membership logits.
+
+def span_scores(heads: Heads, mask: Tensor) -> Tensor:
+    """Scores of all spans of frames of one video against each other: [Q, T] heads -> [Q, T, T].
+
+    score[q, s, e] = start[s] + stop[e] + sum over frames s..e (inclusive) of
+    (membership - its maximum over the video + PEAK); -inf where e < s or an end is masked.
+    The membership is taken relative to the best frame because the spans of one video compete for a
+    query that is about it: how sure the network is of the video must not make spans longer or shorter.
     """
-    total = (heads.membership * mask).cumsum(1)
-    before = total - heads.membership * mask
-    score = (heads.start - before).unsqueeze(2) + (heads.stop + total).unsqueeze(1)
+    relative = (heads.membership - peak(heads, mask).unsqueeze(1) + PEAK) * mask
+    total = relative.cumsum(1)
+    score = (heads.start - total + relative).unsqueeze(2) + (heads.stop + total).unsqueeze(1)
     frames = torch.arange(mask.shape[1], device=mask.device)
     valid = (frames[:, None] <= frames) & mask.unsqueeze(2) & mask.unsqueeze(1)
     return score.masked_fill(~valid, float("-inf"))
+
+
+def peak(heads: Heads, mask: Tensor) -> Tensor:
+    """[Q] the highest membership logit: how sure the network is that the video shows the query."""
+    return heads.membership.masked_fill(~mask, float("-inf")).amax(1)
 
 
 def decode_spans(
@@ -42,13 +52,15 @@ def decode_spans(
         nms: IoU above which the lower-scored of two spans is dropped.
 
     Returns:
-        For every query a list of (start second, stop second, score). The score is comparable
-        between videos and windows.
+        For every query a list of (start second, stop second, score). The best span's score is the
+        peak membership logit, comparable between videos and windows; the others follow at the
+        distance of their span scores.
     """
     scores = span_scores(heads, mask).detach()
     T = mask.shape[1]
     # Before suppression a peak is a crowd of near-copies; 64 a wanted span leave room for all peaks.
     values, cells = scores.flatten(1).topk(min(64 * top_k, T * T), dim=1)
+    values = values - values[:, :1] + peak(heads, mask).detach().unsqueeze(1)
     found = []
     for value, cell, edge in zip(values.cpu().numpy(), cells.cpu().numpy(), edges, strict=True):
         cell = cell[np.isfinite(value)]

@@ -3,8 +3,7 @@
 serve run serve_configs/local.yaml        # import_path: vmr_ray.serve.app:build
 """
 
-from __future__ import annotations
-
+# No `from __future__ import annotations` here: FastAPI must see the types themselves, also in a replica.
 import mimetypes
 from pathlib import Path
 from typing import Annotated, Any
@@ -69,6 +68,9 @@ class SearchResponse(BaseModel):
 
 
 class IndexedVideo(BaseModel):
+    # What else the index knows, above all where the file lies, stays inside.
+    model_config = ConfigDict(extra="ignore")
+
     video_id: str
     duration: float = Field(description="seconds")
     frames: int = Field(description="sampled frames")
@@ -111,6 +113,7 @@ async def _http(_: Request, error: HTTPException) -> JSONResponse:
     return JSONResponse({"error": error.detail}, status_code=error.status_code)
 
 
+# `serve.ingress` pickles the class as it stands here: what its methods use must be defined above.
 @serve.deployment
 @serve.ingress(api)
 class MomentSearch:
@@ -144,7 +147,7 @@ class MomentSearch:
     @api.get("/v1/videos", tags=["videos"])
     def videos(self) -> VideoList:
         """Every searchable video."""
-        return VideoList(videos=[IndexedVideo(**_public(row)) for row in self.searcher.videos()])
+        return VideoList(videos=[IndexedVideo(**row) for row in self.searcher.videos()])
 
     @api.get("/v1/videos/{video_id:path}/stream", tags=["videos"], response_class=FileResponse)
     def stream(self, video_id: str) -> FileResponse:
@@ -162,10 +165,6 @@ class MomentSearch:
     @api.get("/", include_in_schema=False)
     def page(self) -> FileResponse:
         return FileResponse(PAGE / "index.html")
-
-
-def _public(row: dict[str, Any]) -> dict[str, Any]:
-    return {name: row[name] for name in IndexedVideo.model_fields}
 
 
 def build(args: dict[str, Any]) -> serve.Application:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from pathlib import Path
 
@@ -17,6 +18,7 @@ def start(index: str | Path, host: str = "127.0.0.1", port: int = 8000) -> str:
 
     from ray import serve
 
+    from vmr_ray.checkpoint import load_network
     from vmr_ray.errors import VmrError
     from vmr_ray.index import open_tables
     from vmr_ray.runtime import connect
@@ -33,6 +35,7 @@ def start(index: str | Path, host: str = "127.0.0.1", port: int = 8000) -> str:
             ) from None
     connect()
     open_tables(index)
+    load_network(f"{index}/checkpoint")  # its error is for a person here, and a traceback in a replica
     serve.start(
         proxy_location="HeadOnly",
         http_options={"host": host, "port": port, "request_timeout_s": 30},
@@ -43,8 +46,10 @@ def start(index: str | Path, host: str = "127.0.0.1", port: int = 8000) -> str:
 
 
 def serve_until_interrupt() -> None:
+    """Wait for Ctrl-C (or SIGTERM, which a supervisor sends), then take the application down."""
     from ray import serve
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         while True:
             time.sleep(3600)
