@@ -124,40 +124,29 @@ def _pad_edges(edges: np.ndarray, frames: int) -> Tensor:
     return torch.from_numpy(padded.astype(np.float32))
 
 
-def crop(example: Example, window: int, queries: int, rng: np.random.Generator) -> Example:
-    """At most `window` frames and `queries` queries of a video, drawn at random.
+def crop(example: Example, window: int, rng: np.random.Generator) -> Example:
+    """At most `window` frames of a video, cut around one of its moments drawn at random.
 
-    A long video is cut around a random moment; a query stays if half of one of its spans is inside
-    (or fills half of the cut), and its spans are clipped to the cut.
+    A query stays if half of one of its spans is inside (or fills half of the cut); its spans are
+    clipped to the cut.
     """
     frames = len(example.features)
-    keep = list(range(len(example.queries)))
-    if frames > window:
-        start, end = _draw(example.spans[_draw(keep, rng)], rng)
-        centre = int(np.searchsorted(example.edges, (start + end) / 2, side="right")) - 1
-        first = int(np.clip(centre - rng.integers(window), 0, frames - window))
-        low, high = example.edges[first], example.edges[first + window]
-        inside = [_clip(spans, low, high) for spans in example.spans]
-        keep = [i for i in keep if inside[i]]
-        example = Example(
-            example.video_id,
-            example.duration,
-            example.features[first : first + window],
-            example.edges[first : first + window + 1],
-            example.queries,
-            example.tokens,
-            inside,
-        )
-    if len(keep) > queries:
-        keep = sorted(rng.choice(keep, queries, replace=False).tolist())
+    if frames <= window:
+        return example
+    start, end = _draw(_draw(example.spans, rng), rng)
+    centre = int(np.searchsorted(example.edges, (start + end) / 2, side="right")) - 1
+    first = int(np.clip(centre - rng.integers(window), 0, frames - window))
+    low, high = example.edges[first], example.edges[first + window]
+    inside = [_clip(spans, low, high) for spans in example.spans]
+    keep = [i for i, spans in enumerate(inside) if spans]
     return Example(
         example.video_id,
         example.duration,
-        example.features,
-        example.edges,
+        example.features[first : first + window],
+        example.edges[first : first + window + 1],
         [example.queries[i] for i in keep],
         [example.tokens[i] for i in keep],
-        [example.spans[i] for i in keep],
+        [inside[i] for i in keep],
     )
 
 

@@ -78,7 +78,7 @@ class LossConfig(_Section):
 
     span: float = Field(1.0, ge=0, description="start/stop")
     membership: float = Field(1.0, ge=0, description="per-frame membership")
-    contrast: float = Field(1.0, ge=0, description="learned projection for first-stage retrieval")
+    contrast: float = Field(2.0, ge=0, description="learned projection for first-stage retrieval")
     negatives: float = Field(
         0.5, ge=0, description="membership of queries paired with other videos: all zero"
     )
@@ -94,11 +94,22 @@ class TrainConfig(_Section):
     workers: int = Field(1, ge=1, description="data-parallel training processes")
     use_gpu: bool = False
     cpus_per_worker: float = Field(1.0, gt=0)
+    cache_gb: float = Field(2.0, ge=0, description="rows a worker keeps in memory instead of streaming anew")
     epochs: int = Field(30, ge=1)
     max_minutes: float | None = Field(None, gt=0, description="stop after this wall time, at an epoch's end")
-    batch_videos: int = Field(16, ge=1, description="videos a step, over all workers")
-    queries_per_video: int = Field(8, ge=1, description="queries drawn from one video a step")
-    lr: float = Field(5e-4, gt=0)
+    batch_videos: int = Field(32, ge=1, description="videos a step, over all workers")
+    queries_per_video: int = Field(10, ge=1, description="queries drawn from one video a step")
+    fused_pairs: int = Field(
+        64, ge=1, description="queries fused with their video a step and worker; all learn the projection"
+    )
+    foreign_pairs: float = Field(
+        0.25, ge=0, le=1, description="further pairs with a foreign video, as a share"
+    )
+    compose: float = Field(
+        0.75, ge=0, le=1, description="share of the steps that stitch new videos out of moments"
+    )
+    keep_tokens: float = Field(0.9, gt=0, le=1, description="share of a query's tokens that training sees")
+    lr: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.05, ge=0)
     warmup: float = Field(0.05, ge=0, le=1, description="share of the steps")
     clip_norm: float = Field(1.0, gt=0)

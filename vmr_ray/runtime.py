@@ -30,7 +30,7 @@ def connect(verbose: bool = False, **options: Any) -> None:
             "address": _address(),
             **options,
         }
-        with nullcontext() if verbose else _silence():
+        with nullcontext() if verbose else silence():
             ray.init(**options)
     context = DataContext.get_current()
     context.enable_progress_bars = verbose
@@ -42,8 +42,8 @@ def connect(verbose: bool = False, **options: Any) -> None:
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
-    """Ray's native part announces its own log level on stderr; what matters it raises."""
+def silence() -> Iterator[None]:
+    """Nothing on stderr, not even from native code: Ray's own notices; what matters it raises."""
     sys.stderr.flush()
     saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 2)

@@ -39,18 +39,20 @@ from vmr_ray.checkpoint import (
     restore_optimizer,
     save_checkpoint,
 )
-from vmr_ray.config import Config, LossConfig
+from vmr_ray.config import Config, TrainConfig
 from vmr_ray.controls import fit_constants
 from vmr_ray.encoders import default_text_encoder, text_encoder
 from vmr_ray.errors import VmrError
 from vmr_ray.features import FeatureStore, resolve_ids
 from vmr_ray.metrics import moment_metrics
+from vmr_ray.model.augment import compose, draw_queries, drop_tokens
 from vmr_ray.model.cross_interaction import CrossInteraction
 from vmr_ray.model.losses import Contrast, losses, targets
 from vmr_ray.model.predictor import Predictor
 from vmr_ray.schema import Annotation
 from vmr_ray.sources import filesystem
 
+_TOKENS = 16  # of a query in training: longer rows cost time and teach little
 Report = Callable[[dict[str, float]], None]
 
 
@@ -376,54 +378,54 @@ def _follow(progress: Any, report: Report | None) -> Iterator[None]:
 class Objective(nn.Module):
     """The network and its losses as one module, so that DDP sees a single forward pass."""
 
-    def __init__(self, network: CrossInteraction, config: LossConfig):
+    def __init__(self, network: CrossInteraction, config: TrainConfig):
         super().__init__()
         self.network, self.config = network, config
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        net = self.network
+        """Every query learns the projection; a sample is fused, with its own or a foreign video."""
+        net, device = self.network, batch.video.device
         video = net.encode_video(batch.features, batch.mask)
         query = net.encode_query(batch.tokens, batch.token_mask)
-        # Every query with its own video, and with another one that does not show it.
-        other, foreign = _negatives(batch)
-        rows = torch.cat([torch.arange(len(batch.video), device=video.device), foreign])
-        owner = torch.cat([batch.video, other])
-        spans = batch.spans + [[] for _ in range(len(foreign))]
-        mask = batch.mask[owner]
-        heads = net.fuse(video[owner], mask, query[rows], batch.token_mask[rows])
-        target = targets(spans, batch.edges[owner], mask)
-        return losses(
-            heads, mask, target, self._contrast(batch, video, query, target.membership), self.config
-        )
+        own = torch.randperm(len(batch.video), device=device)[: self.config.fused_pairs]
+        asked, foreign = foreign_pairs(batch, round(self.config.foreign_pairs * len(own)))
+        rows = torch.cat([own, asked])
+        owners = torch.cat([batch.video[own], foreign])
+        spans = [batch.spans[i] for i in own.tolist()] + [[] for _ in asked]
+        mask = batch.mask[owners]
+        heads = net.fuse(video[owners], mask, query[rows], batch.token_mask[rows])
+        target = targets(spans, batch.edges[owners], mask)
+        return losses(heads, mask, target, self._contrast(batch, video, query), self.config.loss)
 
-    def _contrast(self, batch: Batch, video: Tensor, query: Tensor, membership: Tensor) -> Contrast:
+    def _contrast(self, batch: Batch, video: Tensor, query: Tensor) -> Contrast:
         frames = self.network.project_video(video, batch.mask)[batch.video]
-        weight = membership[: len(batch.video)].unsqueeze(1)
+        edges = batch.edges[batch.video]
+        spans = torch.tensor([spans[0] for spans in batch.spans], dtype=edges.dtype, device=edges.device)
+        # A moment's vector: its frames', weighed by how much of their cells it covers.
+        covered = torch.minimum(edges[:, 1:], spans[:, 1:]) - torch.maximum(edges[:, :-1], spans[:, :1])
+        moments = covered.clamp_min(0).unsqueeze(1) @ frames
         return Contrast(
             queries=self.network.project_query(query, batch.token_mask),
-            moments=nn.functional.normalize((weight @ frames).squeeze(1), dim=-1),
+            moments=nn.functional.normalize(moments.squeeze(1), dim=-1),
             temperature=self.network.log_temperature.exp(),
             video=batch.video,
             text=batch.text,
-            spans=torch.tensor([spans[0] for spans in batch.spans], device=video.device),
+            spans=spans,
         )
 
 
-def _negatives(batch: Batch) -> tuple[Tensor, Tensor]:
-    """(video rows, query rows) of one foreign video a query; none where the batch has no other video."""
-    videos = len(batch.features)
+def foreign_pairs(batch: Batch, count: int) -> tuple[Tensor, Tensor]:
+    """Up to `count` random pairs (query rows, video rows) of a query and a video that does not show it."""
+    videos, device = len(batch.features), batch.video.device
     if videos < 2:
-        empty = torch.zeros(0, dtype=torch.long, device=batch.video.device)
-        return empty, empty
-    shift = torch.randint(1, videos, batch.video.shape, device=batch.video.device)
-    other = (batch.video + shift) % videos
+        count = 0
+    asked = torch.randint(len(batch.video), (count,), device=device)
+    other = (batch.video[asked] + torch.randint(1, max(videos, 2), (count,), device=device)) % videos
     # The same sentence may be true of the other video: such a pair proves nothing.
-    same = batch.text[:, None] == batch.text
-    told = torch.zeros(len(batch.text), videos, dtype=torch.bool, device=same.device)
-    told = told.scatter_reduce(1, batch.video.expand(len(batch.text), -1), same, "amax")
-    queries = torch.arange(len(other), device=other.device)
-    fair = ~told[queries, other]
-    return other[fair], queries[fair]
+    told = torch.zeros(int(batch.text.max()) + 1, videos, dtype=torch.bool, device=device)
+    told[batch.text, batch.video] = True
+    fair = ~told[batch.text[asked], other]
+    return asked[fair], other[fair]
 
 
 def train_loop(loop: dict[str, Any]) -> None:
@@ -441,7 +443,7 @@ def train_loop(loop: dict[str, Any]) -> None:
         torch.set_num_threads(max(1, int(settings.cpus_per_worker)))
 
     torch.manual_seed(settings.seed)
-    objective = Objective(info.network(), settings.loss)
+    objective = Objective(info.network(), settings)
     per_worker = max(1, settings.batch_videos // world)
     steps = max(1, math.ceil(loop["rows"] // world / per_worker))
     epoch, history, epochs = 0, [], settings.epochs
@@ -468,7 +470,10 @@ def train_loop(loop: dict[str, Any]) -> None:
     network = average.module
     assert isinstance(network, CrossInteraction)
     predictor = Predictor(network, info, str(device))
-    train_rows, val_rows = (ray.train.get_dataset_shard(name) for name in ("train", "val"))
+    train_rows, val_rows = (
+        _Rows(ray.train.get_dataset_shard(name), info, settings.cache_gb) for name in ("train", "val")
+    )
+    started = time.monotonic()
     autocast = torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
 
     while epoch < epochs:
@@ -478,10 +483,8 @@ def train_loop(loop: dict[str, Any]) -> None:
         module.train()
         totals: dict[str, float] = {}
         count = 0
-        for examples in _examples(train_rows, per_worker, info, settings.seed + epoch):
-            batch = collate(
-                [crop(e, config.model.window, settings.queries_per_video, rng) for e in examples]
-            ).to(device)
+        for examples in train_rows.batches(per_worker, seed=settings.seed + epoch):
+            batch = collate(_vary(examples, config, rng)).to(device)
             rate = _schedule(epoch + min(count, steps) / steps, epochs, settings.warmup)
             for group in optimizer.param_groups:
                 group["lr"] = settings.lr * rate
@@ -496,14 +499,15 @@ def train_loop(loop: dict[str, Any]) -> None:
                 totals[name] = totals.get(name, 0.0) + term.item()
             count += 1
         epoch += 1
-        if epoch == 1 and settings.max_minutes:
-            # All processes must agree on the length of the schedule.
-            fitting = int(settings.max_minutes * 60 / (time.monotonic() - began))
-            epochs = max(1, min(epochs, *_gather(fitting, world)))
+        if epoch == 2 and settings.max_minutes:
+            # The first epoch also starts Ray Data; the second one tells how many fit. All must agree.
+            now = time.monotonic()
+            fitting = epoch + int((settings.max_minutes * 60 - (now - started)) / (now - began))
+            epochs = max(epoch, min(epochs, *_gather(fitting, world)))
         row = {f"loss/{name}": value / max(1, count) for name, value in totals.items()}
         row |= {"epoch": epoch, "epochs": epochs, "train_s": time.monotonic() - began}
         if epoch % settings.evaluate_every == 0 or epoch == epochs:
-            row |= validate(predictor, _examples(val_rows, 16, info), rank, world, config.evaluate.nms)
+            row |= validate(predictor, val_rows.batches(16), rank, world, config.evaluate.nms)
             history.append(row)
             with tempfile.TemporaryDirectory() as directory:
                 checkpoint = None
@@ -532,6 +536,18 @@ def _ema(decay: float) -> Callable[..., None]:
     return update
 
 
+def _vary(examples: list[Example], config: Config, rng: np.random.Generator) -> list[Example]:
+    """What one step sees of its videos."""
+    settings = config.train
+    examples = [crop(example, config.model.window, rng) for example in examples]
+    if rng.random() < settings.compose:
+        examples = compose(examples, rng)
+    examples = [draw_queries(example, settings.queries_per_video, rng) for example in examples]
+    for example in examples:
+        example.tokens = [drop_tokens(t, settings.keep_tokens, _TOKENS, rng) for t in example.tokens]
+    return examples
+
+
 def _take(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
@@ -551,14 +567,38 @@ def _schedule(epoch: float, epochs: int, warmup: float) -> float:
     return 0.01 + 0.99 * (1 + math.cos(math.pi * (done - warmup) / (1 - warmup))) / 2
 
 
-def _examples(
-    rows: Any, batch: int, info: CheckpointInfo, shuffle_seed: int | None = None
-) -> Iterator[list[Example]]:
-    shuffle = (
-        {} if shuffle_seed is None else {"local_shuffle_buffer_size": 256, "local_shuffle_seed": shuffle_seed}
-    )
-    for table in rows.iter_batches(batch_size=batch, batch_format="pyarrow", **shuffle):
-        yield [from_row(row, info.frame_dim, info.token_dim) for row in table.to_pylist()]
+class _Rows:
+    """A worker's training rows: streamed by Ray Data, and kept in memory if they fit.
+
+    Small sets are then read once; a set larger than `cache_gb` is streamed anew every epoch.
+    """
+
+    def __init__(self, shard: Any, info: CheckpointInfo, cache_gb: float):
+        self.shard, self.info = shard, info
+        self.room = cache_gb * 2**30
+        self.kept: list[Example] | None = None
+
+    def batches(self, size: int, seed: int | None = None) -> Iterator[list[Example]]:
+        """Batches of `size` videos, shuffled by `seed`, in order without one."""
+        if self.kept is not None:
+            order = (
+                np.arange(len(self.kept))
+                if seed is None
+                else np.random.default_rng(seed).permutation(len(self.kept))
+            )
+            for at in range(0, len(order), size):
+                yield [self.kept[i] for i in order[at : at + size]]
+            return
+        shuffle = {} if seed is None else {"local_shuffle_buffer_size": 256, "local_shuffle_seed": seed}
+        kept: list[Example] = []
+        used = 0
+        for table in self.shard.iter_batches(batch_size=size, batch_format="pyarrow", **shuffle):
+            examples = [from_row(row, self.info.frame_dim, self.info.token_dim) for row in table.to_pylist()]
+            used += table.nbytes
+            kept = [*kept, *examples] if used <= self.room else []
+            yield examples
+        if used <= self.room:
+            self.kept = kept
 
 
 def validate(

@@ -43,10 +43,10 @@ def test_crop_keeps_a_moment_inside_the_window():
     spans = [[(float(s), s + 5.0)] for s in range(0, 95, 5)]
     long = example(100, queries=len(spans), spans=spans)
     for seed in range(50):
-        cut = crop(long, window=20, queries=4, rng=np.random.default_rng(seed))
+        cut = crop(long, window=20, rng=np.random.default_rng(seed))
         low, high = cut.edges[0], cut.edges[-1]
         assert len(cut.features) == 20 and high - low == 20
-        assert 1 <= len(cut.queries) == len(cut.tokens) == len(cut.spans) <= 4
+        assert 1 <= len(cut.queries) == len(cut.tokens) == len(cut.spans)
         for (span,), query in zip(cut.spans, cut.queries, strict=True):
             assert low <= span[0] < span[1] <= high
             true = spans[int(query.split()[1])][0]
@@ -56,12 +56,12 @@ def test_crop_keeps_a_moment_inside_the_window():
 def test_crop_of_a_moment_longer_than_the_window():
     long = example(100, queries=1, spans=[[(10.0, 90.0)]])
     for seed in range(20):
-        cut = crop(long, window=20, queries=4, rng=np.random.default_rng(seed))
+        cut = crop(long, window=20, rng=np.random.default_rng(seed))
         assert len(cut.queries) == 1
 
 
 def test_short_videos_stay_whole():
     e = example(6)
-    cut = crop(e, window=20, queries=8, rng=np.random.default_rng(0))
+    cut = crop(e, window=20, rng=np.random.default_rng(0))
     assert cut.queries == e.queries
     assert torch.equal(collate([cut]).features, collate([e]).features)

@@ -89,16 +89,13 @@ class CrossInteraction(nn.Module):
 
     def fuse(self, video: Tensor, video_mask: Tensor, query: Tensor, query_mask: Tensor) -> Heads:
         """video [Q, T, dim] and query [Q, L, dim], one row a pair -> logits [Q, T]; 0 where masked."""
+        sentence = self.project_query(query, query_mask).unsqueeze(-1)
+        similarity = self.project_video(video, video_mask) @ sentence / self.log_temperature.exp()
         frames, tokens = self.frame_fuse(video), self.token_fuse(query)
         for layer in self.cross_layers:
             frames, tokens = layer(frames, video_mask, tokens, query_mask)
-        similarity = self.project_video(video, video_mask) @ self.project_query(query, query_mask).unsqueeze(
-            -1
-        )
         conditioned = self.readout(frames, tokens, query_mask)
-        fused = self.fused_in(
-            torch.cat([frames, conditioned, similarity / self.log_temperature.exp()], dim=-1)
-        )
+        fused = self.fused_in(torch.cat([frames, conditioned, similarity], dim=-1))
         fused = self.fused_norm(self.fused_layer(fused, video_mask)) * video_mask.unsqueeze(-1)
         start, stop = (self.boundary(fused.transpose(1, 2)) * video_mask.unsqueeze(1)).unbind(1)
         return Heads(start, stop, self.membership(fused).squeeze(-1) * video_mask)

@@ -47,11 +47,21 @@ def start(index: str | Path, host: str = "127.0.0.1", port: int = 8000) -> str:
 
 def serve_until_interrupt() -> None:
     """Wait for Ctrl-C (or SIGTERM, which a supervisor sends), then take the application down."""
-    from ray import serve
-
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         while True:
             time.sleep(3600)
     except KeyboardInterrupt:
+        stop()
+
+
+def stop() -> None:
+    """Take the application down and leave the cluster (one that was started here ends)."""
+    import ray
+    from ray import serve
+
+    from vmr_ray.runtime import silence
+
+    with silence():
         serve.shutdown()
+        ray.shutdown()
