@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shutil
 import tempfile
 import threading
 import time
@@ -125,8 +126,7 @@ def train(
         token_dim=text_encoder(text_name).dim,
         constants=_constants(prepared["train"]),
     )
-    history = _fit(out, prepared, len(groups["train"]), info, config, report)
-    best = max(history, key=lambda row: (row["miou"], row["epoch"]))
+    history, best = _fit(out, prepared, len(groups["train"]), info, config, report)
     counts = {name: sum(map(len, rows.values())) for name, rows in groups.items()}
     return TrainResult(
         best=f"{out}/best",
@@ -270,7 +270,8 @@ def _constants(prepared: str) -> dict[str, Any]:
 
 def _fit(
     out: str, prepared: dict[str, str], rows: int, info: CheckpointInfo, config: Config, report: Report | None
-) -> list[dict[str, float]]:
+) -> tuple[list[dict[str, float]], dict[str, float]]:
+    """Train; returns the rows of all validations and the row of the best checkpoint."""
     import ray
     from ray.train import CheckpointConfig, DataConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -287,6 +288,7 @@ def _fit(
             "info": info.model_dump(mode="json"),
             "rows": rows,
             "progress": progress,
+            "newest": _newest(out),
         },
         torch_config=TorchConfig(backend="nccl" if config.train.use_gpu else "gloo"),
         datasets={
@@ -318,7 +320,27 @@ def _fit(
         history: list[dict[str, float]] = json.loads((Path(directory) / "history.json").read_text())
     with filesys.open_output_stream(f"{path}/history.json") as stream:
         stream.write(json.dumps(history, indent=1).encode())
-    return history
+    return history, kept[-1][1]
+
+
+def _newest(out: str) -> tuple[str, int] | None:
+    """(URI, epoch) of the newest whole checkpoint in storage, whether or not Ray Train has heard of it.
+
+    Ray notes a reported checkpoint a moment after it is stored; a kill in between would cost it.
+    """
+    filesys, path = filesystem(f"{out}/run")
+    found = []
+    for item in filesys.get_file_info(fs.FileSelector(path, allow_not_found=True)):
+        directory = f"{out}/run/{item.base_name}"
+        if item.base_name.startswith("checkpoint_") and item.type == fs.FileType.Directory:
+            try:
+                info = load_info(directory)
+                load_weights(directory, info)
+                load_trainer(directory)
+                found.append((directory, info.epoch))
+            except Exception:  # half stored: not one to resume from
+                continue
+    return max(found, key=lambda pair: pair[1], default=None)
 
 
 def _publish(checkpoint: Any, filesys: fs.FileSystem, target: str) -> None:
@@ -447,7 +469,7 @@ def train_loop(loop: dict[str, Any]) -> None:
     per_worker = max(1, settings.batch_videos // world)
     steps = max(1, math.ceil(loop["rows"] // world / per_worker))
     epoch, history, epochs = 0, [], settings.epochs
-    resumed = ray.train.get_checkpoint()
+    resumed = _resume(loop["newest"], rank)
     trainer_state: dict[str, Tensor] = {}
     average = torch.optim.swa_utils.AveragedModel(objective.network, multi_avg_fn=_ema(settings.ema))
     if resumed:
@@ -565,6 +587,29 @@ def _schedule(epoch: float, epochs: int, warmup: float) -> float:
     if done < warmup:
         return (done + 1e-3) / (warmup + 1e-3)
     return 0.01 + 0.99 * (1 + math.cos(math.pi * (done - warmup) / (1 - warmup))) / 2
+
+
+def _resume(newest: tuple[str, int] | None, rank: int) -> Any:
+    """The checkpoint to go on from: Ray's own, or a newer one in storage, of which Ray is told."""
+    import ray.train
+
+    known = ray.train.get_checkpoint()
+    if newest is None or (known and _epoch(known) >= newest[1]):
+        return known
+    filesys, path = filesystem(newest[0])
+    found = ray.train.Checkpoint(path, filesystem=filesys)
+    with found.as_directory() as directory, tempfile.TemporaryDirectory() as copy:
+        shutil.copytree(directory, copy, dirs_exist_ok=True)
+        ray.train.report(
+            load_info(copy).metrics,
+            checkpoint=ray.train.Checkpoint.from_directory(copy) if rank == 0 else None,
+        )
+    return found
+
+
+def _epoch(checkpoint: Any) -> int:
+    with checkpoint.as_directory() as directory:
+        return load_info(directory).epoch
 
 
 class _Rows:
