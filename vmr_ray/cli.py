@@ -65,9 +65,23 @@ def main() -> None:
         os.environ.setdefault("LANCE_LOG", "error")
     try:
         app()
-    except VmrError as error:
-        err.print(f"[bold red]error:[/] {_plain(str(error))}", highlight=False, soft_wrap=True)
-        sys.exit(2)
+    except Exception as error:
+        mistake = _mistake(error)
+        if mistake is None:
+            raise
+        err.print(f"[bold red]error:[/] {_plain(mistake)}", highlight=False, soft_wrap=True)
+        sys.exit(2 if isinstance(error, VmrError) else 1)
+
+
+def _mistake(error: BaseException | None) -> str | None:
+    """The sentence for a person, if this is a mistake of theirs: also one that a Ray worker found."""
+    while error is not None:
+        if isinstance(error, VmrError):
+            return str(error)
+        if isinstance(error, OSError):
+            return f"{type(error).__name__}: {' '.join(str(error).split())}"
+        error = getattr(error, "cause", None) or error.__cause__
+    return None
 
 
 def run_job(verb: str) -> None:
@@ -200,6 +214,8 @@ def train(
         return
     if result.without_features:
         err.print(f"[yellow]note:[/] {result.without_features} annotations have no video in {features}")
+    if result.outside:
+        err.print(f"[yellow]note:[/] {result.outside} annotations lie outside their video and were left out")
     out.print(
         f"{result.train_queries} queries trained on, {result.val_queries} validated on; best epoch "
         f"{result.metrics['epoch']:.0f}: R@1 IoU=0.5 {result.metrics['r1_at_0.5']:.1f}, "

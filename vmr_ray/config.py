@@ -43,11 +43,14 @@ class EmbedConfig(_Section):
     decode: DecodeConfig = DecodeConfig()
     batch_frames: int = Field(64, ge=1, description="frames in one forward pass of the encoder")
     decode_workers: int | None = Field(None, ge=1, description="upper limit; default: the cluster's CPUs")
-    encode_workers: int = Field(1, ge=1, description="encoder replicas")
+    encode_workers: int | None = Field(
+        None, ge=1, description="encoder replicas; default: the cluster's CPUs, or 1 with num_gpus"
+    )
     num_gpus: float = Field(0.0, ge=0, description="GPUs of one encoder replica; fractions are allowed")
-    encode_cpus: float = Field(1.0, gt=0, description="CPUs of one encoder replica")
     max_attempts: int = Field(2, ge=1, description="tries at one video before it is quarantined")
-    max_failed: float = Field(1.0, ge=0, le=1, description="share of failed videos above which the job fails")
+    max_failed: float = Field(
+        0.05, ge=0, le=1, description="share of failed videos above which the job fails"
+    )
 
 
 class ModelConfig(_Section):

@@ -20,6 +20,7 @@ import pyarrow as pa
 from vmr_ray.config import EmbedConfig
 from vmr_ray.decode.decoder import Chunk, DecodeError, FrameDecoder
 from vmr_ray.encoders import frame_encoder, frame_spec
+from vmr_ray.errors import VmrError
 from vmr_ray.features import FeatureStore, StoreSpec
 from vmr_ray.schema import Quarantined, Summary, Video
 from vmr_ray.sources import filesystem, find_videos
@@ -72,6 +73,7 @@ def embed(
     store = FeatureStore.create(str(out), StoreSpec(config.encoder, dim, config.decode.sampling))
     done = store.finished(videos)
     todo = [video for video in videos if video.video_id not in done]
+    store.discard_unfinished(todo)
     began = time.monotonic()
     embedded, frames, seconds = 0, 0, 0.0
     failed: list[Quarantined] = []
@@ -89,8 +91,9 @@ def embed(
                 partial.add(row["video_id"])
         if progress:
             progress(len(done) + embedded, len(failed), frames)
+    finished = store.finished(videos)
     for video in store.stale(videos):
-        if video.video_id not in {row.video_id for row in failed}:
+        if video.video_id in finished:  # else the old features are better than none
             store.delete(video.video_id, keep_fingerprint=video.fingerprint)
     return Summary(
         videos=len(videos),
@@ -161,16 +164,18 @@ class _Decode:
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         for row in batch.to_pylist():
             video = Video(row["video_id"], row["uri"], row["fingerprint"])
-            sent = 0
+            sent, finished = 0, False
             for attempt in range(1, self.max_attempts + 1):
                 try:
                     with _local(video.uri) as path:
                         for chunk in self.decoder.decode(path):
                             if chunk.index >= sent:  # a second attempt does not repeat what is on its way
                                 yield _chunk_row(video, chunk)
-                                sent += 1
+                                sent, finished = sent + 1, chunk.last
+                    if not finished:
+                        raise DecodeError("decode", "a second attempt gave fewer frames than the first")
                     break
-                except (DecodeError, OSError) as error:
+                except (DecodeError, OSError, VmrError) as error:
                     stage = error.stage if isinstance(error, DecodeError) else "open"
                     if stage == "sniff" or attempt == self.max_attempts:
                         yield _error_row(_FRAMES, video, stage, str(error), attempt)

@@ -15,7 +15,7 @@ import hashlib
 import json
 import uuid
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
 
@@ -205,6 +205,15 @@ class FeatureStore:
             )
         ]
 
+    def discard_unfinished(self, videos: Iterable[Video]) -> None:
+        """Delete what an interrupted run left of `videos`: they are embedded from their beginning again."""
+        versions = self._versions()
+        for video in videos:
+            for found in versions.get(_digest(video.video_id, 16), []):
+                if not found.complete and found.version == _digest(video.fingerprint, 8):
+                    for path in found.files:
+                        self.fs.delete_file(path)
+
     def quarantined(self) -> list[Quarantined]:
         selector = fs.FileSelector(f"{self.path}/quarantine", allow_not_found=True)
         rows = []
@@ -225,6 +234,11 @@ class FeatureStore:
             return {}
         ids = pq.ParquetDataset([g[0] for g in groups], filesystem=self.fs).read(columns=["video_id"])
         return dict(sorted(zip(ids["video_id"].to_pylist(), groups, strict=True)))
+
+    @staticmethod
+    def version(files: Sequence[str]) -> str:
+        """Which version of its video the chunk files hold; it changes with the file."""
+        return PurePosixPath(files[0]).stem.split("-")[1]
 
     def video_ids(self) -> list[str]:
         return list(self.files())

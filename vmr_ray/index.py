@@ -29,6 +29,7 @@ _ROW = pa.schema(
     [
         ("video_id", pa.string()),
         ("uri", pa.string()),
+        ("version", pa.string()),  # of the video file, see FeatureStore.version
         ("duration", pa.float64()),
         ("frames", pa.int64()),
         ("partial", pa.bool_()),
@@ -42,7 +43,7 @@ _ROW = pa.schema(
     ]
 )
 _WINDOW = ["window_id", "video_id", "edges", "states"]
-_VIDEO = ["video_id", "uri", "duration", "frames", "partial"]
+_VIDEO = ["video_id", "uri", "version", "duration", "frames", "partial"]
 
 
 @dataclass(frozen=True)
@@ -84,11 +85,12 @@ def build_index(
     connect()
     _claim(out, checkpoint, info)
     tables = _tables(out, info)
-    have = set(_column(tables["videos"], "video_id"))
-    todo = {video: files for video, files in store.files().items() if video not in have}
+    listed = tables["videos"].search().select(["video_id", "version"]).limit(None).to_arrow()
+    have = dict(zip(listed["video_id"].to_pylist(), listed["version"].to_pylist(), strict=True))
+    todo = {video: files for video, files in store.files().items() if have.get(video) != store.version(files)}
     if not todo and not have:
         raise VmrError(f"the feature store {features} holds no finished video: run `vmr embed` first")
-    _delete(tables, todo)  # what an interrupted run left of them
+    _delete(tables, todo)  # an older version, or what an interrupted run left
     done = 0
     for rows in _batches(_encode(todo, store.root, str(checkpoint), config) if todo else (), config):
         tables["windows"].add(rows.select(_WINDOW))
@@ -171,13 +173,9 @@ def _tables(out: str, info: CheckpointInfo) -> dict[str, Any]:
     }
 
 
-def _column(table: Any, name: str) -> list[str]:
-    return table.search().select([name]).limit(None).to_arrow()[name].to_pylist()
-
-
 def _delete(tables: dict[str, Any], videos: Iterable[str]) -> None:
     ids = list(videos)
-    for name in ("segments", "windows"):
+    for name in ("videos", "segments", "windows"):
         if tables[name].count_rows():
             for at in range(0, len(ids), 500):
                 tables[name].delete(f"video_id IN {quoted(ids[at : at + 500])}")
@@ -263,6 +261,10 @@ class _Index:
             [(v.video_id, v.features, v.edges) for v in videos], self.config.batch_windows
         )
         rows = []
+        versions = {
+            video.video_id: self.store.version(files)
+            for video, files in zip(videos, batch["files"].to_pylist(), strict=True)
+        }
         for i, window in enumerate(seen):
             video = by_id[window.video_id]
             follows = i > 0 and seen[i - 1].video_id == window.video_id
@@ -272,6 +274,7 @@ class _Index:
                 {
                     "video_id": video.video_id,
                     "uri": video.uri,
+                    "version": versions[video.video_id],
                     "duration": video.duration,
                     "frames": len(video.features),
                     "partial": video.partial,

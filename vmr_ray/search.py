@@ -98,6 +98,8 @@ class Searcher:
             )
         if not 1 <= top_k <= self.config.max_top_k:
             raise VmrError(f"top_k is {top_k}: it must be 1 to {self.config.max_top_k}")
+        if video_ids is not None and not video_ids:
+            raise VmrError("video_ids is empty: name a video, or leave it out to search all")
         if video_ids is not None:
             rows = (
                 self.tables["videos"].search().where(f"video_id IN {quoted(video_ids)}")

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
+from urllib.parse import quote, urlsplit, urlunsplit
 
 from pyarrow import fs
 
@@ -64,33 +65,42 @@ def find_videos(inputs: Sequence[str | Path]) -> list[Video]:
 
 def _expand(item: str) -> Iterator[Video]:
     filesys, path = filesystem(item)
-    prefix = item.partition("://")[0] + "://" if "://" in item else ""
-    if any(c in path for c in "*?["):
-        base, pattern = _split_glob(path)
-        yield from _walk(filesys, base, prefix, pattern)
-        return
     info = filesys.get_file_info(path)
     if info.type == fs.FileType.Directory:
-        yield from _walk(filesys, path, prefix, None)
-    elif info.type != fs.FileType.File:
-        raise VmrError(f"no such file or directory: {item}")
-    elif PurePosixPath(path).suffix.lower() in MANIFEST_SUFFIXES:
-        yield from _manifest(filesys, path, prefix, item)
+        yield from _walk(filesys, path, item, None)
+    elif info.type == fs.FileType.File:
+        if PurePosixPath(path).suffix.lower() in MANIFEST_SUFFIXES:
+            yield from _manifest(filesys, path, item)
+        else:
+            yield _video(info, PurePosixPath(path).name, item)
+    elif any(c in path for c in "*?["):
+        base, pattern = _split_glob(path)
+        yield from _walk(filesys, base, item, pattern)
     else:
-        yield _video(info, PurePosixPath(path).name, prefix)
+        raise VmrError(f"no such file or directory: {item}")
 
 
-def _video(info: fs.FileInfo, video_id: str, prefix: str) -> Video:
-    return Video(video_id, prefix + info.path, f"{info.size}-{info.mtime_ns}")
+def _video(info: fs.FileInfo, video_id: str, item: str) -> Video:
+    return Video(video_id, _uri(item, info.path), f"{info.size}-{info.mtime_ns}")
 
 
-def _walk(filesys: fs.FileSystem, base: str, prefix: str, pattern: str | None) -> Iterator[Video]:
+def _uri(item: str, path: str) -> str:
+    """The URI of `path` on the filesystem of `item`: its scheme, authority and options, the path encoded."""
+    if "://" not in item:
+        return path
+    parts = urlsplit(item)
+    bucket = parts.netloc.rpartition("@")[2]  # which object stores count to the path
+    inner = path.removeprefix(bucket) if path.startswith(f"{bucket}/") else path
+    return urlunsplit((parts.scheme, parts.netloc, quote(inner), parts.query, ""))
+
+
+def _walk(filesys: fs.FileSystem, base: str, item: str, pattern: str | None) -> Iterator[Video]:
     for info in filesys.get_file_info(fs.FileSelector(base, recursive=True, allow_not_found=True)):
         relative = PurePosixPath(info.path).relative_to(base)
         if info.type != fs.FileType.File or any(part.startswith(".") for part in relative.parts):
             continue
         if _matches(relative, pattern) if pattern else relative.suffix.lower() in VIDEO_SUFFIXES:
-            yield _video(info, relative.as_posix(), prefix)
+            yield _video(info, relative.as_posix(), item)
 
 
 def _split_glob(path: str) -> tuple[str, str]:
@@ -107,7 +117,7 @@ def _matches(path: PurePosixPath, pattern: str) -> bool:
     return len(path.parts) == len(wanted) and all(map(fnmatch, path.parts, wanted))
 
 
-def _manifest(filesys: fs.FileSystem, path: str, prefix: str, item: str) -> Iterator[Video]:
+def _manifest(filesys: fs.FileSystem, path: str, item: str) -> Iterator[Video]:
     with filesys.open_input_stream(path) as stream:
         text = stream.read().decode("utf-8-sig", errors="replace")
     folder = PurePosixPath(path).parent
@@ -115,7 +125,7 @@ def _manifest(filesys: fs.FileSystem, path: str, prefix: str, item: str) -> Iter
         video_id, uri = row.get("video_id"), row.get("uri")
         if not isinstance(video_id, str) or not isinstance(uri, str) or not video_id or not uri:
             raise VmrError(f"{item}, line {line}: a manifest row needs the texts 'video_id' and 'uri'")
-        source = uri if "://" in uri else prefix + (folder / uri).as_posix()
+        source = uri if "://" in uri else _uri(item, (folder / uri).as_posix())
         target, inner = filesystem(source)
         info = target.get_file_info(inner)
         # A missing file is that video's trouble, found and quarantined when it is opened.

@@ -16,8 +16,9 @@ import shutil
 import tempfile
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,7 @@ class TrainResult:
     history: list[dict[str, float]]
     train_queries: int
     val_queries: int
+    outside: int  # annotations whose spans lie outside their video
     without_features: int  # annotations whose video is not in the feature store
 
 
@@ -94,7 +96,6 @@ def train(
     held_out = load_annotations(val) if val else []
     text_name = config.train.text_encoder or default_text_encoder(store.spec.encoder)
     out = str(out) if "://" in str(out) else str(Path(out).expanduser().absolute())
-    _claim(out, config, {"features": str(features), "annotations": str(annotations), "val": str(val or "")})
 
     files = store.files()
     ids = resolve_ids((a.video_id for a in [*given, *held_out]), files)
@@ -109,6 +110,8 @@ def train(
                 f"feature store {features} ({len(files)} videos there): embed the annotated videos first, "
                 "and check that the file names agree"
             )
+
+    _claim(out, config, {"features": store.path, "annotations": _identity(given), "val": _identity(held_out)})
 
     from vmr_ray.runtime import connect
 
@@ -126,15 +129,23 @@ def train(
         token_dim=text_encoder(text_name).dim,
         constants=_constants(prepared["train"]),
     )
-    history, best = _fit(out, prepared, len(groups["train"]), info, config, report)
+    known = {name: _queries(path) for name, path in prepared.items()}
+    for name, queries in known.items():
+        if not queries:
+            raise VmrError(
+                f"no annotated span of the {name} videos lies inside them: check that the times are seconds"
+            )
+    history, best = _fit(out, prepared, len(known["train"]), info, config, report)
     counts = {name: sum(map(len, rows.values())) for name, rows in groups.items()}
+    used = {name: sum(queries) for name, queries in known.items()}
     return TrainResult(
         best=f"{out}/best",
         last=f"{out}/last",
         metrics=best,
         history=history,
-        train_queries=counts["train"],
-        val_queries=counts["val"],
+        train_queries=used["train"],
+        val_queries=used["val"],
+        outside=sum(counts.values()) - sum(used.values()),
         without_features=len(given) + len(held_out) - sum(counts.values()),
     )
 
@@ -161,6 +172,10 @@ def _by_video(rows: Iterable[Annotation], ids: dict[str, str]) -> dict[str, list
         if row.video_id in ids:
             groups.setdefault(ids[row.video_id], []).append(row)
     return groups
+
+
+def _identity(rows: list[Annotation]) -> str:
+    return hashlib.sha256(repr(rows).encode()).hexdigest() if rows else ""
 
 
 def _claim(out: str, config: Config, inputs: dict[str, str]) -> None:
@@ -237,20 +252,29 @@ class _Prepare:
         self.text = text_encoder(text_name, threads=1)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        rows = batch.to_pylist()
-        tokens = iter(self.text([query for row in rows for query in row["queries"]]))
-        return pa.Table.from_pylist(
-            [
-                to_row(
-                    self.store.read(row["files"]),
-                    row["queries"],
-                    [next(tokens) for _ in row["queries"]],
-                    row["spans"],
-                )
-                for row in rows
-            ],
-            schema=ROW_SCHEMA,
-        )
+        made = []
+        for row in batch.to_pylist():
+            video = self.store.read(row["files"])
+            # A span beyond the (readable part of the) video has no frames to learn from.
+            inside = [within(spans, video.edges[0], video.edges[-1]) for spans in row["spans"]]
+            keep = [i for i, spans in enumerate(inside) if spans]
+            if keep:
+                queries = [row["queries"][i] for i in keep]
+                made.append(to_row(video, queries, self.text(queries), [inside[i] for i in keep]))
+        return pa.Table.from_pylist(made, schema=ROW_SCHEMA)
+
+
+def within(spans: list[list[float]], low: float, high: float) -> list[list[float]]:
+    """The parts of spans that lie in `[low, high)`; one that loses more than half is left out."""
+    clipped = [(max(s, low), min(e, high), e - s) for s, e in spans]
+    return [[s, e] for s, e, length in clipped if e - s >= length / 2 > 0]
+
+
+def _queries(prepared: str) -> list[int]:
+    """How many queries each prepared video has."""
+    filesys, path = filesystem(prepared)
+    column = pq.ParquetDataset(path, filesystem=filesys).read(columns=["queries"])["queries"]
+    return [len(queries) for queries in column.to_pylist()]
 
 
 def _constants(prepared: str) -> dict[str, Any]:
@@ -378,10 +402,11 @@ def _follow(progress: Any, report: Report | None) -> Iterator[None]:
 
     def pass_on() -> None:
         nonlocal seen
-        for row in ray.get(progress.after.remote(seen)):
-            seen += 1
-            if report:
-                report(row)
+        with suppress(ray.exceptions.RayError):  # to lose sight of a training is not to lose it
+            for row in ray.get(progress.after.remote(seen)):
+                seen += 1
+                if report:
+                    report(row)
 
     def watch() -> None:
         while not done.wait(0.5):
@@ -493,7 +518,7 @@ def train_loop(loop: dict[str, Any]) -> None:
     assert isinstance(network, CrossInteraction)
     predictor = Predictor(network, info, str(device))
     train_rows, val_rows = (
-        _Rows(ray.train.get_dataset_shard(name), info, settings.cache_gb) for name in ("train", "val")
+        _Rows(ray.train.get_dataset_shard(name), info, settings.cache_gb, world) for name in ("train", "val")
     )
     started = time.monotonic()
     autocast = torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
@@ -618,8 +643,8 @@ class _Rows:
     Small sets are then read once; a set larger than `cache_gb` is streamed anew every epoch.
     """
 
-    def __init__(self, shard: Any, info: CheckpointInfo, cache_gb: float):
-        self.shard, self.info = shard, info
+    def __init__(self, shard: Any, info: CheckpointInfo, cache_gb: float, world: int):
+        self.shard, self.info, self.world = shard, info, world
         self.room = cache_gb * 2**30
         self.kept: list[Example] | None = None
 
@@ -640,9 +665,13 @@ class _Rows:
         for table in self.shard.iter_batches(batch_size=size, batch_format="pyarrow", **shuffle):
             examples = [from_row(row, self.info.frame_dim, self.info.token_dim) for row in table.to_pylist()]
             used += table.nbytes
-            kept = [*kept, *examples] if used <= self.room else []
+            if used <= self.room:
+                kept += examples
+            else:
+                kept.clear()
             yield examples
-        if used <= self.room:
+        # All or none: a process that went on streaming alone would wait for the others for ever.
+        if all(_gather(used <= self.room, self.world)):
             self.kept = kept
 
 
@@ -652,8 +681,10 @@ def validate(
     """Moment metrics (percent) of this process's share of the rows, averaged over all processes."""
     predictions: list[np.ndarray] = []
     truths: list[np.ndarray] = []
-    for number, examples in enumerate(batches):
-        if number % world == rank:
+    for examples in batches:
+        # By name: the processes read the rows in no common order.
+        examples = [e for e in examples if zlib.crc32(e.video_id.encode()) % world == rank]
+        if examples:
             predictions += [np.asarray(spans)[:, :2] for spans in predictor.retrieve(examples, 5, nms)]
             truths += [np.asarray(spans) for e in examples for spans in e.spans]
     metrics = moment_metrics(predictions, truths) if truths else {}

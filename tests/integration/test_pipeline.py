@@ -10,7 +10,7 @@ import av
 import numpy as np
 import pytest
 
-from vmr_ray.checkpoint import load_network
+from vmr_ray.checkpoint import load_network, save_checkpoint
 from vmr_ray.embed import embed
 from vmr_ray.errors import VmrError
 from vmr_ray.evaluate import evaluate
@@ -201,6 +201,22 @@ def test_index_adds_only_what_is_new(trained, features: Path, world, tmp_path: P
     assert build_index(store, trained.best, tmp_path / "index").added == 0
 
 
+def test_a_changed_video_is_indexed_anew(trained, features: Path, world, cluster, tmp_path: Path):
+    videos, store, out = (tmp_path / name for name in ("videos", "features", "index"))
+    videos.mkdir()
+    first, second = sorted(world.videos.glob("*.mp4"))[:2]
+    shutil.copyfile(first, videos / "a.mp4")
+    embed([videos], store)
+    build_index(store, trained.best, out)
+    shutil.copyfile(second, videos / "a.mp4")
+    embed([videos], store)
+    assert build_index(store, trained.best, out).added == 1
+    (row,) = Searcher(out).videos()
+    (video,) = FeatureStore.open(str(store))
+    assert row["duration"] == video.duration and row["frames"] == len(video.features)
+    assert build_index(store, trained.best, out).added == 0
+
+
 def test_index_of_another_checkpoint_is_refused(index: Path, features: Path, trained, tmp_path: Path):
     other = tmp_path / "checkpoint"
     shutil.copytree(trained.best, other)
@@ -209,6 +225,7 @@ def test_index_of_another_checkpoint_is_refused(index: Path, features: Path, tra
     (other / "model.safetensors").write_bytes(data)
     with pytest.raises(VmrError, match="truncated or altered"):
         build_index(features, other, tmp_path / "index")
-    if trained.metrics["epoch"] != trained.history[-1]["epoch"]:
-        with pytest.raises(VmrError, match="another checkpoint"):
-            build_index(features, trained.last, index)
+    weights = {name: tensor + 1 for name, tensor in load_network(trained.best)[0].state_dict().items()}
+    save_checkpoint(tmp_path / "retrained", weights, load_network(trained.best)[1])
+    with pytest.raises(VmrError, match="another checkpoint"):
+        build_index(features, tmp_path / "retrained", index)

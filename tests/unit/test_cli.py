@@ -105,10 +105,12 @@ def test_annotations_of_other_videos(vmr, store: Path, tmp_path: Path):
 
 def test_run_directory_of_another_configuration(vmr, store: Path, tmp_path: Path):
     path, run = tmp_path / "mine.jsonl", tmp_path / "run"
-    path.write_text(json.dumps({"video": "z.mp4", "query": "it waits", "start": 1.0, "end": 2.0}))
-    vmr("train", store, "-a", path, "-o", run)
-    code, _, err = vmr("train", store, "-a", path, "-o", run, "--set", "train.lr=0.5")
-    one_sentence(code, err, "other train", "choose another --out")
+    row = {"query": "it waits", "start": 1.0, "end": 2.0}
+    path.write_text("\n".join(json.dumps(row | {"video": name}) for name in ("a.mp4", "b.mp4")))
+    run.mkdir()
+    (run / "run.json").write_text(json.dumps({"inputs": {}, "model": {}, "train": {}}))
+    code, _, err = vmr("train", store, "-a", path, "-o", run)
+    one_sentence(code, err, "other inputs, model, train", "choose another --out")
 
 
 def test_no_feature_store(vmr, tmp_path: Path):

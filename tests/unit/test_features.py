@@ -64,6 +64,16 @@ def test_a_changed_file_is_not_finished_until_embedded_anew(tmp_path: Path):
     assert len(video.features) == 3
 
 
+def test_leftovers_of_other_chunk_sizes_do_no_harm(tmp_path: Path):
+    store = FeatureStore.create(str(tmp_path), SPEC)
+    video = Video("v", "v", "1")
+    write(store, video, [1, 1, 1, 1], last=False)
+    store.discard_unfinished([video])
+    write(store, video, [2, 2])
+    store.discard_unfinished([video])
+    assert store.finished([video]) == {"v"}
+
+
 def test_same_input_gives_the_same_bytes(tmp_path: Path):
     stores = [FeatureStore.create(str(tmp_path / name), SPEC) for name in ("a", "b")]
     for store in stores:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from vmr_ray.errors import VmrError
-from vmr_ray.sources import find_videos
+from vmr_ray.sources import _uri, filesystem, find_videos
 
 
 @pytest.fixture
@@ -27,6 +27,22 @@ def test_directory_is_searched_for_videos(folder: Path):
 
 def test_file_uri_names_the_same_videos(folder: Path):
     assert ids(folder.as_uri()) == ids(folder)
+
+
+def test_names_with_spaces_and_brackets(folder: Path):
+    odd = folder / "odd #1 [abc] 100%.mp4"
+    odd.write_bytes(b"x")
+    assert ids(odd) == [odd.name]
+    (video,) = [v for v in find_videos([folder.as_uri()]) if v.video_id == odd.name]
+    filesys, path = filesystem(video.uri)
+    assert path == str(odd) and filesys.get_file_info(path).size == 1
+
+
+def test_object_store_uris_keep_bucket_and_options():
+    item = "s3://archive/videos?endpoint_override=127.0.0.1%3A9000&scheme=http"
+    uri = _uri(item, "archive/videos/my clip.mp4")
+    assert uri == "s3://archive/videos/my%20clip.mp4?endpoint_override=127.0.0.1%3A9000&scheme=http"
+    assert _uri("hdfs://host:8020/v", "/v/a.mp4") == "hdfs://host:8020/v/a.mp4"
 
 
 def test_globs_stay_in_their_directory(folder: Path):

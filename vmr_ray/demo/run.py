@@ -30,7 +30,7 @@ CONFIG = Config(
         workers=min(2, os.cpu_count() or 1),
         cpus_per_worker=0.5,
         epochs=100,
-        max_minutes=1.75,
+        max_minutes=1.6,
         evaluate_every=10,
         lr=2e-3,
     ),
@@ -47,11 +47,17 @@ def run(directory: Path, stay: bool = True, port: int = 8000) -> None:
         VmrError: the port is taken.
     """
     from vmr_ray.cli import metrics_table
-    from vmr_ray.serve.local import serve_until_interrupt, start, stop
+    from vmr_ray.serve.local import check_port, serve_until_interrupt, start, stop
 
     out = Console()
+    check_port("127.0.0.1", port)  # before the work, not after it
     with _step(out, "1 render a small world (H.264)") as update:
-        world = render_world(directory / "world", progress=lambda done, total: update(done, total))
+        world = render_world(
+            directory / "world",
+            train_videos=96,
+            test_videos=20,
+            progress=lambda done, total: update(done, total),
+        )
     with _step(out, "2 embed the frames (Ray Data)") as update:
         total = len(list(world.videos.glob("*.mp4")))
         embedded = embed(

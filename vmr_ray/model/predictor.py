@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from vmr_ray.batches import Example, pad
 from vmr_ray.checkpoint import CheckpointInfo, load_network
 from vmr_ray.encoders import text_encoder
-from vmr_ray.model.cross_interaction import CrossInteraction, Heads
+from vmr_ray.model.cross_interaction import CrossInteraction
 from vmr_ray.model.spans import ScoredSpan, decode_spans, windows
 from vmr_ray.model.spans import nms as merge
 
@@ -95,12 +96,25 @@ class Predictor:
         nms: float,
         batch: int = 64,
     ) -> list[list[ScoredSpan]]:
-        """For every pair (index of a window, index of a query) the window's best spans, best first."""
+        """For every pair (index of a window, index of a query) the window's best spans, best first.
+
+        To compare windows of many videos, the scores of a window are raised by what the projection says
+        of its best span: the cosine with the query over the temperature it was trained with.
+        """
         found: list[list[ScoredSpan]] = []
         for at in range(0, len(pairs), batch):
             part = pairs[at : at + batch]
-            heads, mask = self._fuse([seen[w] for w, _ in part], queries, [q for _, q in part])
-            found += decode_spans(heads, mask, [seen[w].edges.tolist() for w, _ in part], top_k, nms)
+            states, mask = (x.to(self.device) for x in pad([seen[w].states for w, _ in part]))
+            rows = torch.tensor([q for _, q in part], device=self.device)
+            heads = self.network.fuse(states, mask, queries.states[rows], queries.mask[rows])
+            ranked = decode_spans(heads, mask, [seen[w].edges.tolist() for w, _ in part], top_k, nms)
+            frames = self.network.project_video(states, mask)
+            for i, (w, q) in enumerate(part):
+                (start, end, _), edges = ranked[i][0], seen[w].edges
+                first, last = np.searchsorted(edges, [start, end])
+                moment = normalize(frames[i, first:last].mean(0), dim=0)
+                raised = float(moment @ queries.vectors[q] / self.network.log_temperature.exp())
+                found.append([(s, e, score + raised) for s, e, score in ranked[i]])
         return found
 
     def retrieve(self, examples: Sequence[Example], top_k: int, nms: float) -> list[list[ScoredSpan]]:
@@ -116,11 +130,6 @@ class Predictor:
         for (_, q), found in zip(pairs, self.rank(seen, queries, pairs, top_k, nms), strict=True):
             spans[q] += found
         return [merge(found, nms, top_k) for found in spans]
-
-    def _fuse(self, seen: Sequence[Window], queries: Queries, rows: list[int]) -> tuple[Heads, Tensor]:
-        states, mask = (x.to(self.device) for x in pad([w.states for w in seen]))
-        at = torch.tensor(rows, device=self.device)
-        return self.network.fuse(states, mask, queries.states[at], queries.mask[at]), mask
 
 
 def _half(x: Tensor) -> np.ndarray:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import signal
+import socket
 import time
 from pathlib import Path
+
+from vmr_ray.errors import VmrError
 
 
 def start(index: str | Path, host: str = "127.0.0.1", port: int = 8000) -> str:
@@ -14,25 +17,16 @@ def start(index: str | Path, host: str = "127.0.0.1", port: int = 8000) -> str:
         VmrError: there is no index, its checkpoint is damaged, or the port is taken.
     """
     import logging
-    import socket
 
     from ray import serve
 
     from vmr_ray.checkpoint import load_network
-    from vmr_ray.errors import VmrError
     from vmr_ray.index import open_tables
     from vmr_ray.runtime import connect
     from vmr_ray.serve.app import build
 
     index = str(index) if "://" in str(index) else str(Path(index).expanduser().absolute())
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise VmrError(
-                f"cannot listen on {host}:{port} ({error.strerror}): choose another --port"
-            ) from None
+    check_port(host, port)
     connect()
     open_tables(index)
     load_network(f"{index}/checkpoint")  # its error is for a person here, and a traceback in a replica
@@ -43,6 +37,18 @@ def start(index: str | Path, host: str = "127.0.0.1", port: int = 8000) -> str:
     )
     serve.run(build({"index": index}), name="vmr", route_prefix="/")
     return f"http://{host}:{port}/"
+
+
+def check_port(host: str, port: int) -> None:
+    """Raises VmrError if nobody can listen there."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise VmrError(
+                f"cannot listen on {host}:{port} ({error.strerror}): choose another --port"
+            ) from None
 
 
 def serve_until_interrupt() -> None:
@@ -63,5 +69,5 @@ def stop() -> None:
     from vmr_ray.runtime import silence
 
     with silence():
-        serve.shutdown()
+        serve.delete("vmr")  # a cluster that was joined may serve others too
         ray.shutdown()
