@@ -39,12 +39,14 @@ def write_video(
     start: float = 0.0,
     times: Iterable[float] | None = None,
     rotation: int = 0,
+    sound: float = 0.0,
     options: dict[str, str] | None = None,
     muxer: dict[str, str] | None = None,
 ) -> Path:
     """Write frames 0, 1, 2 ... at `fps` for `seconds`, or at the given `times` (s), all moved by `start`.
 
-    `rotation` is the display matrix's angle in degrees, counter-clockwise.
+    `rotation` is the display matrix's angle in degrees, counter-clockwise; `sound` seconds of silence
+    from 0 on go beside the pictures.
     """
     rate = Fraction(fps).limit_denominator(1001)
     base = Fraction(1, 90000)
@@ -55,11 +57,31 @@ def write_video(
         stream.codec_context.time_base = base
         stream.options = {"g": str(gop), "bf": str(b_frames), "sc_threshold": "0", **(options or {})}
         stream.thread_count = 1
+        silence = container.add_stream("aac", rate=48000) if sound else None
         if rotation:
             stream.set_display_rotation(rotation)
         for index, stamp in enumerate(stamps):
             frame = av.VideoFrame.from_ndarray(index_frame(index, *size))
             frame.pts, frame.time_base = round((stamp + start) / base), base
             container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+        for start in range(0, round(sound * 48000), 1024) if silence else ():
+            noise = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+            noise.sample_rate, noise.pts, noise.time_base = 48000, start, Fraction(1, 48000)
+            container.mux(silence.encode(noise))
+        if silence:
+            container.mux(silence.encode())
+    return Path(path)
+
+
+def write_pixel(path: str | Path, codec: str, pix_fmt: str, seconds: float = 2) -> Path:
+    """A video of 1 x 1 pixel, black and white in turn."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=10)
+        stream.width, stream.height, stream.pix_fmt = 1, 1, pix_fmt
+        stream.thread_count = 1
+        for index in range(round(seconds * 10)):
+            frame = av.VideoFrame.from_ndarray(np.full((1, 1, 3), index % 2 * 255, np.uint8))
+            container.mux(stream.encode(frame.reformat(format=pix_fmt)))
         container.mux(stream.encode())
     return Path(path)

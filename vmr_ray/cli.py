@@ -10,16 +10,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich import progress as bars
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from vmr_ray import __version__
 from vmr_ray.config import Config, load_config
 from vmr_ray.errors import VmrError
+
+if TYPE_CHECKING:
+    from vmr_ray.schema import Progress
 
 app = typer.Typer(
     name="vmr",
@@ -121,13 +124,15 @@ def embed(
     max_failed: Annotated[
         float | None, typer.Option(help="share of failed videos above which the exit code is 1")
     ] = None,
+    report: Annotated[
+        str | None, typer.Option(help="write the summary there as JSON too: a path or URI")
+    ] = None,
     config: ConfigOption = None,
     set_: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Decode and embed videos into a feature store. Finished videos are skipped, bad ones quarantined."""
     from vmr_ray.embed import embed as run
-    from vmr_ray.sources import find_videos
 
     settings = _config(
         config,
@@ -139,30 +144,37 @@ def embed(
             "embed.max_failed": max_failed,
         },
     ).embed
-    with _bar("embedding", len(find_videos(videos))) as bar:
+    with _bar("embedding", None) as bar:
         summary = run(
             videos,
             to,
             settings,
-            lambda done, failed, frames: bar(done + failed, f"{frames} frames, {failed} failed"),
+            lambda now: bar(now.done + now.failed, _embed_text(now), now.videos),
         )
     failed = len(summary.quarantined)
-    result = asdict(summary) | {"frames_per_second": summary.frames_per_second, "out": to}
+    result = asdict(summary) | {"out": to}
+    if report is not None:
+        _write_json(report, result)
     if as_json:
         _json(result)
     else:
         out.print(
             f"{summary.videos} videos: {summary.embedded} embedded, {summary.skipped} already there, "
-            f"{failed} quarantined; {summary.hours:.2f} hours of video, {summary.frames} frames, "
-            f"{summary.frames_per_second:.1f} frames/s -> {to}",
+            f"{failed} quarantined; {summary.hours:.2f} hours of video at {summary.hours_per_hour:.1f} hours "
+            f"an hour, {summary.frames} frames -> {to}",
             highlight=False,
             soft_wrap=True,
         )
-        for name in summary.partial:
-            err.print(f"[yellow]partial[/] {_plain(name)}: damaged, its readable frames are embedded")
-        for row in summary.quarantined:
+        for row in summary.partial:
             err.print(
-                f"[yellow]quarantined[/] {_plain(row.video_id)} ({row.stage}): {_plain(row.error)}",
+                f"[yellow]partial[/] {_plain(row.video_id)}: {_plain(row.damage)}; its readable frames are "
+                "embedded",
+                highlight=False,
+                soft_wrap=True,
+            )
+        for bad in summary.quarantined:
+            err.print(
+                f"[yellow]quarantined[/] {_plain(bad.video_id)} ({bad.stage}): {_plain(bad.error)}",
                 highlight=False,
                 soft_wrap=True,
             )
@@ -372,6 +384,73 @@ def demo(
     run(directory, stay=not exit_, port=port)
 
 
+features_app = typer.Typer(no_args_is_help=True, help="Check a feature store, or pack its many small files.")
+app.add_typer(features_app, name="features")
+
+
+@features_app.command()
+def verify(
+    features: Annotated[str, typer.Argument(help="feature store")],
+    repair: Annotated[
+        bool, typer.Option("--repair", help="delete damaged videos, so that `vmr embed` embeds them anew")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Read every chunk and check it. The exit code is 1 if anything is damaged, repaired or not."""
+    from vmr_ray.features import verify as run
+
+    with _bar("verifying", None) as bar:
+        result = run(features, repair, lambda done, total: bar(done, "chunks", total))
+    if as_json:
+        _json(asdict(result))
+    else:
+        out.print(
+            f"{result.videos} videos are whole: {result.frames} frames in {result.chunks} chunks; "
+            f"problems: {len(result.problems)}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        if result.unfinished:
+            err.print(f"[yellow]note:[/] {result.unfinished} videos are unfinished: run `vmr embed` again")
+        if result.leftovers:
+            err.print(
+                f"[yellow]note:[/] {len(result.leftovers)} files of interrupted work do no harm: "
+                f"`vmr features compact {_plain(features)}` deletes them",
+                highlight=False,
+                soft_wrap=True,
+            )
+        for problem in result.problems:
+            err.print(
+                f"[bold red]damaged[/] {_plain(f'{problem.where} ({problem.what}): {problem.mend}')}",
+                highlight=False,
+                soft_wrap=True,
+            )
+    if result.problems:
+        raise typer.Exit(1)
+
+
+@features_app.command()
+def compact(
+    features: Annotated[str, typer.Argument(help="feature store")],
+    target_mb: Annotated[float, typer.Option(help="size of a pack, in MB", min=1)] = 256,
+    as_json: JsonOption = False,
+) -> None:
+    """Pack the files of finished videos into few big ones. Not while features are read; embed may run."""
+    from vmr_ray.features import compact as run
+
+    with _bar("packing", None) as bar:
+        result = run(features, target_mb, lambda done, total: bar(done, "chunks", total))
+    if as_json:
+        _json(asdict(result))
+        return
+    out.print(
+        f"{result.videos} videos packed, {result.bytes / 2**20:.1f} MB; {result.files_before} files are now "
+        f"{result.files_after} -> {features}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
 def _config(path: Path | None, overrides: list[str] | None, flags: dict[str, Any] | None = None) -> Config:
     """The config file, then --set, then the flags of the verb itself."""
     given = [f"{key}={json.dumps(value)}" for key, value in (flags or {}).items() if value is not None]
@@ -380,6 +459,27 @@ def _config(path: Path | None, overrides: list[str] | None, flags: dict[str, Any
 
 def _json(value: Any) -> None:
     print(json.dumps(value), flush=True)
+
+
+def _write_json(path: str, value: Any) -> None:
+    from vmr_ray.sources import filesystem
+
+    target, inner = filesystem(path)
+    with target.open_output_stream(inner) as stream:
+        stream.write(json.dumps(value, indent=1).encode())
+
+
+def _embed_text(now: Progress) -> str:
+    left = "" if now.seconds_left is None else f", {duration(now.seconds_left)} left"
+    return f"{now.failed} failed, {now.hours_per_hour:.1f} hours of video an hour{left}"
+
+
+def duration(seconds: float) -> str:
+    """8040 -> 2 h 14 min"""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def _plain(text: str) -> str:
@@ -393,14 +493,14 @@ def _plain(text: str) -> str:
 def _bar(name: str, total: float | None) -> Iterator[Any]:
     """Progress on stderr: a bar at a terminal, else a line now and then; yields update(done, text, total)."""
     columns = (
-        TextColumn(f"[bold]{name}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[text]}"),
-        TimeElapsedColumn(),
+        bars.TextColumn(f"[bold]{name}"),
+        bars.BarColumn(),
+        bars.MofNCompleteColumn(),
+        bars.TextColumn("{task.fields[text]}"),
+        bars.TimeElapsedColumn(),
     )
     said = time.monotonic()
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+    with bars.Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
         task = progress.add_task(name, total=total, text="starting")
 
         def update(done: float, text: str, total: float | None = None) -> None:

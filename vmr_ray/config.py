@@ -42,11 +42,24 @@ class EmbedConfig(_Section):
     encoder: str = Field("efficientnet-lite0", description="efficientnet-lite0, or hf:<name or local path>")
     decode: DecodeConfig = DecodeConfig()
     batch_frames: int = Field(64, ge=1, description="frames in one forward pass of the encoder")
-    decode_workers: int | None = Field(None, ge=1, description="upper limit; default: the cluster's CPUs")
-    encode_workers: int | None = Field(
-        None, ge=1, description="encoder replicas; default: the cluster's CPUs, or 1 with num_gpus"
+    split_minutes: float = Field(
+        10.0, gt=0, description="a longer video is decoded in parts of about this length, by several workers"
     )
-    num_gpus: float = Field(0.0, ge=0, description="GPUs of one encoder replica; fractions are allowed")
+    decode_workers: int | None = Field(
+        None, ge=1, description="upper limit; default: the cluster's CPUs, more when the cluster grows"
+    )
+    encode_workers: int | None = Field(
+        None, ge=1, description="upper limit; default: as many as its GPUs (or else CPUs) hold"
+    )
+    num_gpus: float | None = Field(
+        None, ge=0, description="GPUs of one encoder, fractions allowed; default: 1 if the cluster has any"
+    )
+    prefetch: int = Field(
+        1, ge=0, description="files that a decode worker copies from object storage ahead of its decoding"
+    )
+    storage_roots: tuple[str, ...] = Field(
+        (), description="URI prefixes that manifests may name; local paths and their own folder always"
+    )
     max_attempts: int = Field(2, ge=1, description="tries at one video before it is quarantined")
     max_failed: float = Field(
         0.05, ge=0, le=1, description="share of failed videos above which the job fails"

@@ -1,17 +1,17 @@
-"""Videos -> feature store: the Ray Data pipeline list -> decode -> encode -> write.
+"""Videos -> feature store: the Ray Data pipeline list -> divide -> decode -> encode -> write.
 
-A row that travels is one chunk of one video, or an error: a bad video never stops the job, it
-arrives at the writer as a row with `error` and becomes a quarantine record.
+A row that travels is one video, one part of a long one, one chunk of frames, or an error: a bad video
+never stops the job, it arrives at the writer as a row with `error` and becomes a quarantine record.
+Every row is a block of its own, so that any worker may take the next one.
 """
 
 from __future__ import annotations
 
-import tempfile
-import time
+import math
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,17 +22,22 @@ from vmr_ray.decode.decoder import Chunk, DecodeError, FrameDecoder
 from vmr_ray.encoders import frame_encoder, frame_spec
 from vmr_ray.errors import VmrError
 from vmr_ray.features import FeatureStore, StoreSpec
-from vmr_ray.schema import Quarantined, Summary, Video
-from vmr_ray.sources import filesystem, find_videos
+from vmr_ray.progress import Tally
+from vmr_ray.schema import Progress, Quarantined, Summary, Video
+from vmr_ray.sources import LocalCopies, filesystem, find_videos, is_remote
 
-Progress = Callable[[int, int, int], None]  # videos done, videos failed, frames
+# A part needs its share of the file: a header may claim any length.
+_LEAST_PART = 4 << 20  # bytes
+_TYPICAL_RATE = 500_000  # bytes a second: how long a file is that lies elsewhere
+_DIVIDED = "divided"  # the stage of a part that failed: the video is decoded again, in one
 
-_VIDEO = [("video_id", pa.string()), ("uri", pa.string()), ("fingerprint", pa.string())]
+_VIDEO = [("video_id", pa.string()), ("uri", pa.string()), ("fingerprint", pa.string()), ("size", pa.int64())]
+_PART = [("part", pa.int32()), ("parts", pa.int32())]
 _ERROR = [("stage", pa.string()), ("error", pa.string()), ("attempts", pa.int32())]
 _CHUNK = [
     ("index", pa.int32()),
     ("last", pa.bool_()),
-    ("partial", pa.bool_()),
+    ("damage", pa.string()),
     ("duration", pa.float64()),
     ("times", pa.list_(pa.float64())),
     ("edges", pa.list_(pa.float64())),
@@ -40,15 +45,9 @@ _CHUNK = [
 # Pixels and features travel as raw bytes: no per-row tensor objects, and zero-copy on arrival.
 _FRAMES = pa.schema([*_VIDEO, *_ERROR, *_CHUNK, ("frames", pa.large_binary())])
 _FEATURES = pa.schema([*_VIDEO, *_ERROR, *_CHUNK, ("features", pa.large_binary())])
+_PARTS = pa.schema([*_VIDEO, *_PART])
 _DONE = pa.schema(
-    [
-        *_VIDEO,
-        *_ERROR,
-        ("last", pa.bool_()),
-        ("partial", pa.bool_()),
-        ("frames", pa.int64()),
-        ("seconds", pa.float64()),
-    ]
+    [*_VIDEO, *_ERROR, *_CHUNK[:4], ("frames", pa.int64()), ("seconds", pa.float64())],
 )
 
 
@@ -56,158 +55,184 @@ def embed(
     inputs: Sequence[str | Path],
     out: str | Path,
     config: EmbedConfig | None = None,
-    progress: Progress | None = None,
+    progress: Callable[[Progress], None] | None = None,
 ) -> Summary:
     """Embed every video that `inputs` name into the feature store at `out`; finished ones are skipped.
 
     Args:
         inputs: files, directories, globs, manifests (JSONL/CSV with video_id, uri), object-store URIs.
-        progress: called after each chunk with the videos done, the videos failed and the frames so far.
+        progress: called at the start and after each chunk.
 
     Raises:
-        VmrError: an input is missing or empty, or the store holds other features.
+        VmrError: an input is missing or empty, a manifest names a URI outside the storage roots, or the
+            store holds other features.
     """
     config = config or EmbedConfig()
-    videos = find_videos(inputs)
+    videos = find_videos(inputs, config.storage_roots)
     _, dim = frame_spec(config.encoder)
     store = FeatureStore.create(str(out), StoreSpec(config.encoder, dim, config.decode.sampling))
     done = store.finished(videos)
     todo = [video for video in videos if video.video_id not in done]
     store.discard_unfinished(todo)
-    began = time.monotonic()
-    embedded, frames, seconds = 0, 0, 0.0
-    failed: list[Quarantined] = []
-    partial: set[str] = set()
-    for row in _run(todo, store.root, config) if todo else ():
-        if row["error"]:
-            failed.append(
-                Quarantined(row["video_id"], row["uri"], row["stage"], row["error"], row["attempts"])
-            )
-        else:
-            embedded += row["last"]
-            frames += row["frames"]
-            seconds += row["seconds"]
-            if row["partial"]:
-                partial.add(row["video_id"])
-        if progress:
-            progress(len(done) + embedded, len(failed), frames)
+    tally = Tally(len(videos), todo, progress)
+    # The longest first: at the end all workers finish at about the same time.
+    queue, divide = sorted(todo, key=lambda video: -video.size), True
+    while queue:
+        again = set()
+        for row in _run(queue, store.root, config, divide):
+            if row["stage"] == _DIVIDED:
+                again.add(row["video_id"])
+                tally.forget(row["video_id"])
+            elif row["video_id"] not in again:
+                tally.add(row)
+        queue, divide = [video for video in queue if video.video_id in again], False
+        store.discard_unfinished(queue)
     finished = store.finished(videos)
-    for video in store.stale(videos):
-        if video.video_id in finished:  # else the old features are better than none
-            store.delete(video.video_id, keep_fingerprint=video.fingerprint)
-    return Summary(
-        videos=len(videos),
-        embedded=embedded,
-        skipped=len(done),
-        quarantined=failed,
-        partial=sorted(partial),
-        hours=seconds / 3600,
-        frames=frames,
-        seconds=time.monotonic() - began,
-    )
+    for video in todo:
+        if video.video_id not in finished and video.video_id not in tally.failed:
+            lost = Quarantined(video.video_id, video.uri, "write", "some of its chunks were never written")
+            store.quarantine(lost)
+            tally.failed[video.video_id] = lost
+    store.discard_unfinished([video for video in todo if video.video_id in tally.failed])
+    store.forgive(finished)
+    # Of a changed video that failed, the old features are better than none.
+    store.delete_stale([video for video in videos if video.video_id in finished])
+    return tally.summary(embedded=len(finished - done), skipped=len(done))
 
 
-def _run(todo: list[Video], root: str, config: EmbedConfig) -> Iterator[dict[str, Any]]:
-    """The pipeline; yields one small row a written chunk or quarantined video."""
+def _run(queue: list[Video], root: str, config: EmbedConfig, divide: bool) -> Iterator[dict[str, Any]]:
+    """The pipeline; yields one small row a written chunk, quarantined video or failed part."""
     import ray
-    from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
+    from ray.data import ActorPoolStrategy
 
-    from vmr_ray.runtime import cluster_cpus, connect
+    from vmr_ray.runtime import cluster_cpus, cluster_gpus, connect
 
     connect()
-    DataContext.get_current().target_max_block_size = 32 << 20
     cpus = cluster_cpus()
-    decoders = min(config.decode_workers or cpus, len(todo))
-    encoders = min(config.encode_workers or (1 if config.num_gpus else cpus), len(todo))
-    # Both pools may fill all cores: each process has one thread, and back-pressure gives the cores to
-    # whichever stage is behind. Half a CPU each, so that both fit on the smallest machine.
-    share = min(0.5, cpus / (decoders + encoders))
+    gpus = config.num_gpus if config.num_gpus is not None else min(1.0, cluster_gpus())
+    most = int(cluster_gpus() / gpus) if gpus else cpus
+    parts = sum(1 + video.size // _LEAST_PART for video in queue) if divide else len(queue)
+    decoders = min(config.decode_workers or cpus, parts)
+    encoders = max(1, min(config.encode_workers or most, parts))
+    # Without GPUs each core has a decoder and an encoder, of one thread each, and back-pressure gives
+    # it to the one that is behind. With GPUs decoders have the cores, and Ray keeps them away from
+    # GPU nodes as long as there are others. Both pools grow when an autoscaling cluster does.
+    share = 1.0 if gpus else min(0.5, cpus / (decoders + encoders))
+    ahead = 1 + config.prefetch if any(is_remote(video.uri) for video in queue) else 1
+    rows = [asdict(video) | {"part": 0, "parts": 1} for video in queue]
+    dataset = ray.data.from_items(rows, override_num_blocks=min(len(rows), 5000))
+    dataset.context.target_max_block_size = 1
+    if parts > len(queue):
+        dataset = dataset.map_batches(
+            _Divide,
+            batch_size=1,
+            batch_format="pyarrow",
+            fn_constructor_args=(config,),
+            compute=ActorPoolStrategy(size=math.ceil(decoders / 8)),
+            num_cpus=0,
+        )
     return iter(
-        ray.data.from_items([asdict(video) for video in todo], override_num_blocks=min(len(todo), 5000))
-        .map_batches(
+        dataset.map_batches(
             _Decode,
             batch_size=1,
             batch_format="pyarrow",
             fn_constructor_args=(config,),
-            compute=ActorPoolStrategy(size=decoders),
+            compute=ActorPoolStrategy(
+                min_size=decoders,
+                max_size=config.decode_workers,
+                max_concurrent_calls_per_actor=ahead,
+                max_tasks_in_flight_per_actor=ahead + 1,
+                enable_true_multi_threading=ahead > 1,
+            ),
             num_cpus=share,
         )
         .map_batches(
             _Encode,
             batch_size=1,
             batch_format="pyarrow",
-            fn_constructor_args=(config,),
-            compute=ActorPoolStrategy(size=encoders),
-            num_cpus=share,
-            num_gpus=config.num_gpus,
+            fn_constructor_args=(config, "cuda" if gpus else "cpu"),
+            compute=ActorPoolStrategy(min_size=encoders, max_size=config.encode_workers),
+            num_cpus=0 if gpus else share,
+            num_gpus=gpus,
         )
         .map_batches(
-            _write,
-            batch_size=None,
+            _Write,
+            batch_size=1,
             batch_format="pyarrow",
-            fn_args=(root,),
-            compute=TaskPoolStrategy(),
+            fn_constructor_args=(root,),
+            compute=ActorPoolStrategy(min_size=1, max_size=encoders),
             num_cpus=0,
         )
         .iter_rows()
     )
 
 
+class _Divide:
+    """Video row -> rows of its parts, so that several workers decode a long video at once."""
+
+    def __init__(self, config: EmbedConfig):
+        self.decoder = FrameDecoder(config.decode, 1, 1)
+        self.minutes = config.split_minutes
+
+    def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
+        for row in batch.to_pylist():
+            parts = 1
+            if (most := 1 + row["size"] // _LEAST_PART) > 1:
+                parts = max(1, min(most, math.ceil(self._seconds(row) / 60 / self.minutes)))
+            for part in range(parts):
+                yield pa.Table.from_pylist([row | {"part": part, "parts": parts}], schema=_PARTS)
+
+    def _seconds(self, row: dict[str, Any]) -> float:
+        if is_remote(row["uri"]):
+            return float(row["size"] / _TYPICAL_RATE)
+        try:
+            return self.decoder.duration(filesystem(row["uri"])[1])
+        except DecodeError:
+            return 0.0  # the decoding worker will say why
+
+
 class _Decode:
-    """Video row -> chunk rows."""
+    """Rows of parts -> chunk rows."""
 
     def __init__(self, config: EmbedConfig):
         size, _ = frame_spec(config.encoder)
         self.decoder = FrameDecoder(config.decode, size, size)
         self.max_attempts = config.max_attempts
+        self.copies = LocalCopies(1 + config.prefetch)
+        self.turn = threading.Lock()  # one decodes while the others fetch
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         for row in batch.to_pylist():
-            video = Video(row["video_id"], row["uri"], row["fingerprint"])
-            sent, finished = 0, False
-            for attempt in range(1, self.max_attempts + 1):
-                try:
-                    with _local(video.uri) as path:
-                        for chunk in self.decoder.decode(path):
-                            if chunk.index >= sent:  # a second attempt does not repeat what is on its way
-                                yield _chunk_row(video, chunk)
-                                sent, finished = sent + 1, chunk.last
-                    if not finished:
-                        raise DecodeError("decode", "a second attempt gave fewer frames than the first")
-                    break
-                except (DecodeError, OSError, VmrError) as error:
-                    stage = error.stage if isinstance(error, DecodeError) else "open"
-                    if stage == "sniff" or attempt == self.max_attempts:
-                        yield _error_row(_FRAMES, video, stage, str(error), attempt)
-                        break
+            part, parts = row.pop("part"), row.pop("parts")
+            yield from self._attempts(Video(**row), part, parts)
 
-
-@contextmanager
-def _local(uri: str) -> Iterator[str]:
-    """A local path of the video; object storage is copied to a temporary file first."""
-    if "://" not in uri:
-        yield uri
-        return
-    source, path = filesystem(uri)
-    with tempfile.NamedTemporaryFile(prefix="vmr-", suffix=PurePosixPath(path).suffix) as copy:
-        with source.open_input_stream(path) as stream:
-            while block := stream.read(8 << 20):
-                copy.write(block)
-        copy.flush()
-        yield copy.name
+    def _attempts(self, video: Video, part: int, parts: int) -> Iterator[pa.Table]:
+        sent: set[int] = set()
+        for attempt in range(1, self.max_attempts + 1):
+            try:
+                with self.copies.local(video) as path, self.turn:
+                    for chunk in self.decoder.decode(path, part, parts):
+                        if chunk.index not in sent:  # a second attempt does not repeat what is on its way
+                            sent.add(chunk.index)
+                            yield _chunk_row(video, chunk)
+                return
+            except (DecodeError, OSError, VmrError) as error:
+                stage = error.stage if isinstance(error, DecodeError) else "open"
+                if stage == "sniff" or parts > 1 or attempt == self.max_attempts:
+                    yield _error_row(_FRAMES, video, _DIVIDED if parts > 1 else stage, error, attempt)
+                    return
 
 
 class _Encode:
     """Chunk rows with frames -> chunk rows with features."""
 
-    def __init__(self, config: EmbedConfig):
-        self.encoder = frame_encoder(config.encoder, "cuda" if config.num_gpus else "cpu", threads=1)
+    def __init__(self, config: EmbedConfig, device: str):
+        self.encoder = frame_encoder(config.encoder, device, threads=1)
         self.batch_frames = config.batch_frames
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         for i, row in enumerate(batch.drop_columns(["frames"]).to_pylist()):
             if row["error"] is None:
-                video = Video(row["video_id"], row["uri"], row["fingerprint"])
                 size = self.encoder.size
                 frames = np.frombuffer(batch["frames"][i].as_buffer(), np.uint8).reshape(-1, size, size, 3)
                 try:
@@ -216,26 +241,25 @@ class _Encode:
                         for k in range(0, len(frames), self.batch_frames)
                     ]
                 except Exception as error:  # whatever a runtime raises for this input is this video's error
-                    yield _error_row(_FEATURES, video, "encode", f"{type(error).__name__}: {error}", 1)
-                    continue
-                row["features"] = np.concatenate(parts).astype(np.float16).tobytes()
+                    row |= {"stage": "encode", "error": f"{type(error).__name__}: {error}", "attempts": 1}
+                else:
+                    row["features"] = np.concatenate(parts).astype(np.float16).tobytes()
             yield pa.Table.from_pylist([row], schema=_FEATURES)
 
 
-def _write(batch: pa.Table, root: str) -> pa.Table:
+class _Write:
     """Chunk rows with features -> files in the store; error rows -> quarantine records."""
-    store = FeatureStore.open(root)
-    rows = []
-    for row in batch.to_pylist():
-        video = Video(row["video_id"], row["uri"], row["fingerprint"])
+
+    def __init__(self, root: str):
+        self.store = FeatureStore.open(root)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        (row,) = batch.to_pylist()
+        video = Video(row["video_id"], row["uri"], row["fingerprint"], row["size"])
         row["frames"], row["seconds"] = 0, 0.0
-        if row["error"]:
-            store.quarantine(
-                Quarantined(video.video_id, video.uri, row["stage"], row["error"], row["attempts"])
-            )
-        else:
-            features = np.frombuffer(row["features"], np.float16).reshape(-1, store.spec.dim)
-            store.write_chunk(
+        if row["error"] is None:
+            features = np.frombuffer(row["features"], np.float16).reshape(-1, self.store.spec.dim)
+            self.store.write_chunk(
                 video,
                 row["index"],
                 row["last"],
@@ -243,13 +267,14 @@ def _write(batch: pa.Table, root: str) -> pa.Table:
                 edges=row["edges"],
                 features=features,
                 duration=row["duration"],
-                partial=row["partial"],
+                partial=bool(row["damage"]),
             )
             row["frames"], row["seconds"] = len(features), row["edges"][-1] - row["edges"][0]
-            if row["last"]:
-                store.forgive(video)
-        rows.append(row)
-    return pa.Table.from_pylist(rows, schema=_DONE)
+        elif row["stage"] != _DIVIDED:
+            self.store.quarantine(
+                Quarantined(video.video_id, video.uri, row["stage"], row["error"], row["attempts"])
+            )
+        return pa.Table.from_pylist([row], schema=_DONE)
 
 
 def _chunk_row(video: Video, chunk: Chunk) -> pa.Table:
@@ -258,8 +283,9 @@ def _chunk_row(video: Video, chunk: Chunk) -> pa.Table:
     return _one_row(_FRAMES, values)
 
 
-def _error_row(schema: pa.Schema, video: Video, stage: str, error: str, attempts: int) -> pa.Table:
-    return _one_row(schema, {**asdict(video), "stage": stage, "error": error, "attempts": attempts})
+def _error_row(schema: pa.Schema, video: Video, stage: str, error: Exception, attempts: int) -> pa.Table:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return _one_row(schema, {**asdict(video), "stage": stage, "error": text, "attempts": attempts})
 
 
 def _one_row(schema: pa.Schema, values: dict[str, Any]) -> pa.Table:

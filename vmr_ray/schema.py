@@ -1,7 +1,7 @@
 """The records that travel, their units and their Arrow schemas.
 
-Times are float seconds on the video's own clock (its first frame may start later than 0).
-Spans are half-open, `[start, end)`.
+Times are float seconds from the beginning of the video's file, as players count. Spans are half-open,
+`[start, end)`.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ Span = tuple[float, float]
 
 @dataclass(frozen=True)
 class Video:
-    """One video to embed. `fingerprint` changes when the file does (size and mtime)."""
+    """One video to embed. `fingerprint` changes when the file does (size and mtime); `size` is in bytes."""
 
     video_id: str
     uri: str
     fingerprint: str = ""
+    size: int = 0
 
 
 @dataclass(frozen=True)
@@ -54,21 +55,47 @@ class Quarantined:
 
 
 @dataclass(frozen=True)
+class Partial:
+    """A damaged video of which the readable frames are embedded, and what is wrong with it."""
+
+    video_id: str
+    damage: str
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far an embed job is; `hours` (of video) and `frames` count this run's work only.
+
+    `seconds` have passed; `seconds_left` is a guess by bytes, None at the start.
+    """
+
+    videos: int
+    done: int
+    failed: int
+    frames: int
+    hours: float
+    seconds: float
+    seconds_left: float | None
+
+    @property
+    def hours_per_hour(self) -> float:
+        return self.hours * 3600 / self.seconds if self.seconds else 0.0
+
+
+@dataclass(frozen=True)
 class Summary:
-    """What an embed job did; `hours` and `frames` count this run's work only."""
+    """What an embed job did; `hours` (of video), `frames` and rates count this run's work only."""
 
     videos: int
     embedded: int
     skipped: int
     quarantined: list[Quarantined] = field(default_factory=list)
-    partial: list[str] = field(default_factory=list)  # damaged: only the readable frames are embedded
+    partial: list[Partial] = field(default_factory=list)
     hours: float = 0.0
     frames: int = 0
     seconds: float = 0.0
-
-    @property
-    def frames_per_second(self) -> float:
-        return self.frames / self.seconds if self.seconds else 0.0
+    frames_per_second: float = 0.0
+    hours_per_hour: float = 0.0
 
 
 def feature_schema(dim: int, metadata: dict[str, str] | None = None) -> pa.Schema:

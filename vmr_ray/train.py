@@ -223,7 +223,9 @@ def _prepare(
         }
         for video_id, rows in sorted(groups.items())
     ]
-    content = hashlib.sha256(json.dumps([items, text_name, store.root]).encode()).hexdigest()
+    # Not the addresses: `vmr features compact` moves chunks, but changes none.
+    held = [{**item, "files": store.version(files[v])} for v, item in zip(sorted(groups), items, strict=True)]
+    content = hashlib.sha256(json.dumps([sorted(groups), held, text_name]).encode()).hexdigest()
     filesys, path = filesystem(out)
     marker = f"{path}/_done-{content}"  # readers of Parquet pass over a leading underscore
     if filesys.get_file_info(marker).type == fs.FileType.File:

@@ -56,12 +56,13 @@ def test_embed_adds_only_what_is_new(cluster, world, tmp_path: Path):
     (videos / "fake.mkv").write_text("#EXTM3U\nhttp://127.0.0.1/x\n")
     shutil.copy2(world.videos / names[1], videos)
     calls = []
-    second = embed([videos], out, progress=lambda *now: calls.append(now))
+    second = embed([videos], out, progress=calls.append)
     assert (second.videos, second.embedded, second.skipped) == (4, 1, 1)
     assert {row.video_id: row.stage for row in second.quarantined}["fake.mkv"] == "sniff"
     assert {row.video_id for row in second.quarantined} == {"bad.mp4", "fake.mkv"}
     assert all(row.error and "\n" not in row.error for row in second.quarantined)
-    assert calls[-1][:2] == (2, 2)
+    assert (calls[0].videos, calls[0].done, calls[0].seconds_left) == (4, 1, None)
+    assert (calls[-1].done, calls[-1].failed, calls[-1].seconds_left) == (2, 2, 0)
     assert {row.video_id for row in FeatureStore.open(str(out)).quarantined()} == {"bad.mp4", "fake.mkv"}
     # A mended file leaves quarantine; a changed one is embedded anew.
     shutil.copy2(world.videos / names[2], videos / "bad.mp4")
@@ -88,7 +89,9 @@ def test_a_cut_file_gives_its_readable_frames(cluster, world, features: Path, tm
     data = (tmp_path / "cut.mp4").read_bytes()
     (tmp_path / "cut.mp4").write_bytes(data[: len(data) * 2 // 3])
     summary = embed([tmp_path / "cut.mp4"], tmp_path / "out")
-    assert (summary.embedded, summary.partial, summary.quarantined) == (1, ["cut.mp4"], [])
+    assert (summary.embedded, summary.quarantined) == (1, [])
+    (partial,) = summary.partial
+    assert partial.video_id == "cut.mp4" and "frames that it declares" in partial.damage
     (video,) = FeatureStore.open(str(tmp_path / "out"))
     (whole,) = (v for v in FeatureStore.open(str(features)) if v.video_id == one.name)
     assert video.partial and 1 < len(video.features) < len(whole.features)

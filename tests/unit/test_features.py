@@ -57,9 +57,8 @@ def test_a_changed_file_is_not_finished_until_embedded_anew(tmp_path: Path):
     write(store, old, [2])
     assert store.finished([new]) == set()
     write(store, new, [3])
-    assert store.stale([new]) == [new]
-    store.delete("v", keep_fingerprint="2")
-    assert store.stale([new]) == [] and store.finished([new]) == {"v"}
+    store.delete_stale([new])
+    assert store.finished([old]) == set() and store.finished([new]) == {"v"}
     (video,) = store
     assert len(video.features) == 3
 
@@ -90,7 +89,9 @@ def test_quarantine_is_kept_and_forgiven(tmp_path: Path):
     row = Quarantined("v", "/v", "open", "no frames", 2)
     store.quarantine(row)
     assert store.quarantined() == [row]
-    store.forgive(Video("v", "/v", "1"))
+    store.forgive(["other"])
+    assert store.quarantined() == [row]
+    store.forgive(["v"])
     assert store.quarantined() == []
 
 

@@ -43,32 +43,45 @@ def test_config_refuses_unknown_sampling_in_a_sentence() -> None:
 @pytest.mark.parametrize("fps", [10, 25, 30000 / 1001])
 @pytest.mark.parametrize("rate", [0.5, 1, 2])
 @pytest.mark.parametrize("start", [0.0, 8.25])
-def test_fps_takes_the_frame_on_screen_at_each_centre(fps: float, rate: float, start: float) -> None:
+def test_fps_takes_the_frame_on_screen_at_each_instant(fps: float, rate: float, start: float) -> None:
     starts, ends = frames(8, fps, start)
     plan = Sampling("fps", rate).plan(starts, ends, [0])
     assert len(plan.indices) == 8 * rate
-    np.testing.assert_allclose(plan.edges[:-1], start + np.arange(8 * rate) / rate)
-    assert plan.edges[-1] == ends[-1]
-    centres = (plan.edges[:-1] + plan.edges[1:]) / 2
-    assert (plan.times <= centres + 1e-5).all()
-    assert (ends[plan.indices] > centres).all()
+    instants = start + np.arange(8 * rate) / rate
+    assert (plan.times <= instants + 0.02).all()
+    assert (ends[plan.indices] > instants).all()
     np.testing.assert_array_equal(plan.times, starts[plan.indices])
+    # A frame stands for what is nearer to it than to the others.
+    assert (plan.edges[0], plan.edges[-1]) == (start, ends[-1])
+    np.testing.assert_allclose(plan.edges[1:-1], instants[:-1] + 0.5 / rate)
+
+
+def test_whole_seconds_meet_the_key_frames_of_ntsc_video() -> None:
+    plan = Sampling("fps", 1).plan(*frames(10, 30000 / 1001), [0])
+    assert plan.indices.tolist() == [30 * i for i in range(10)]
 
 
 @pytest.mark.parametrize(
-    ("seconds", "edges"), [(3.2, [0, 1, 2, 3.2]), (3.6, [0, 1, 2, 3, 3.6]), (0.2, [0, 0.2]), (1.4, [0, 1.4])]
+    ("seconds", "edges"), [(3.2, [0, 0.5, 1.5, 2.5, 3.2]), (3.1, [0, 0.5, 1.5, 3.1]), (0.2, [0, 0.2])]
 )
-def test_short_last_cell_is_merged(seconds: float, edges: list[float]) -> None:
+def test_a_short_rest_gets_no_sample(seconds: float, edges: list[float]) -> None:
     plan = Sampling("fps", 1).plan(*frames(seconds, 10), [0])
     np.testing.assert_allclose(plan.edges, edges)
     assert len(plan.indices) == len(edges) - 1
 
 
 def test_variable_frame_rate() -> None:
-    starts = [0.0, 0.1, 0.45, 0.55, 2.9]
+    starts = [0.0, 0.1, 0.45, 1.55, 2.9]
     plan = Sampling("fps", 1).plan(starts, [*starts[1:], 4.0], [0])
-    assert plan.indices.tolist() == [2, 3, 3, 4]
-    assert plan.times.tolist() == [0.45, 0.55, 0.55, 2.9]
+    assert plan.indices.tolist() == [0, 2, 3, 4]
+    assert plan.times.tolist() == [0.0, 0.45, 1.55, 2.9]
+
+
+def test_few_frames_that_claim_to_last_for_days_are_refused() -> None:
+    assert len(Sampling("fps", 1).plan([0.0, 5000.0], [1.0, 9999.0], [0]).indices) == 9999
+    with pytest.raises(ValueError, match="its 2 frames claim to last 1000000000000 s"):
+        Sampling("fps", 1).plan([0.0, 5.0], [1.0, 1e12], [0])
+    assert len(Sampling.parse("keyframes").plan([0.0, 5.0], [1.0, 1e12], [0]).indices) == 1
 
 
 def test_end_that_is_not_after_the_last_start_is_replaced() -> None:

@@ -1,12 +1,14 @@
 """The decoder's process: requests on stdin, frames on stdout, complaints on stderr.
 
-A request is one line, a JSON string: the path. The answer is messages, each a big-endian uint32,
-that many bytes of JSON, and `n` frames of raw RGB. The last has `error` or `end`. The parent's end
-of the pipe closing ends the process, also in the middle of a video.
+A request is one line of JSON: `path`, and `part` of `parts`; 0 parts ask for the duration alone. The
+answer is messages, each a big-endian uint32, that many bytes of JSON, and `n` frames of raw RGB. The
+last has `error` or `end`. The parent's end of the pipe closing ends the process, also in the middle of
+a video.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import queue
@@ -15,9 +17,16 @@ import signal
 import struct
 import sys
 import threading
-from typing import Any, BinaryIO
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from vmr_ray.decode.sniff import refusal
+
+if TYPE_CHECKING:
+    from vmr_ray.decode.reader import Index
+
+_CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
 
 
 def _send(out: BinaryIO, message: dict[str, Any], frames: bytes | memoryview = b"") -> None:
@@ -27,43 +36,72 @@ def _send(out: BinaryIO, message: dict[str, Any], frames: bytes | memoryview = b
     out.flush()
 
 
-def _answer(out: BinaryIO, path: str, options: dict[str, Any]) -> None:
-    from vmr_ray.decode.reader import read_frames, read_index
+def _answer(out: BinaryIO, request: dict[str, Any], options: dict[str, Any]) -> None:
+    from vmr_ray.decode.reader import chunk_range, read_duration, read_frames
     from vmr_ray.decode.sampling import Sampling
 
-    stage, done = "sniff", 0
+    path, parts = request["path"], request["parts"]
+    stage = "sniff"
     try:
         if reason := refusal(path):
             return _send(out, {"error": reason, "stage": stage})
         stage = "open"
-        index = read_index(path)
-        stage = "decode"
+        if not parts:
+            return _send(out, {"end": True, "duration": read_duration(path)})
+        status = Path(path).stat()
+        index = _index(path, status.st_size, status.st_mtime_ns)
         sampling = Sampling.parse(options["sampling"])
         plan = sampling.plan(index.starts, index.ends, index.keys)
-        size = options["width"], options["height"]
-        partial, duration = index.partial, float(plan.edges[-1] - plan.edges[0])
-        for frames, damaged in read_frames(
-            index, sampling, plan, *size, options["chunk_frames"], options["threads"]
+        stage = "decode"
+        size, chunk = (options["width"], options["height"]), options["chunk_frames"]
+        first, stop = chunk_range(index, plan, chunk, request["part"], parts)
+        divided = (stop - first) * chunk < len(plan.indices)
+        sent, end, damage = first, None, index.damage
+        for places, frames, damaged in read_frames(
+            index, sampling, plan, *size, chunk, options["threads"], (first, stop)
         ):
-            n, partial = len(frames), partial or damaged
+            if damaged and divided:
+                return _send(out, {"error": damaged, "stage": "divided"})
+            damage = damage or damaged
+            if not len(frames):
+                continue
+            # Times that nobody can show any more belong to a neighbour, so that the chunks join.
+            edges = plan.edges[[*places, places[-1] + 1]]
+            edges[0], end = edges[0] if end is None else end, edges[-1]
             message = {
-                "n": n,
-                "times": plan.times[done : done + n].tolist(),
-                "edges": plan.edges[done : done + n + 1].tolist(),
-                "duration": duration,
-                "partial": partial,
+                "n": len(frames),
+                "index": sent,
+                "times": plan.times[places].tolist(),
+                "edges": edges.tolist(),
+                "duration": float(plan.edges[-1] - plan.edges[0]),
+                "damage": damage,
             }
-            if n:
-                _send(out, message, frames.data)
-            done += n
-        if not done:
+            _send(out, message, frames.data)
+            sent += 1
+        if first < stop and sent == first:
             return _send(out, {"error": f"no frame of {path} can be decoded", "stage": stage})
-        _send(out, {"end": True, "partial": partial})
+        last = first < stop and (not divided or stop * chunk >= len(plan.indices))
+        _send(out, {"end": True, "last": last, "damage": damage})
     except BrokenPipeError:
         raise
     except Exception as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         _send(out, {"error": f"{path}: {' '.join(reason.split())[:300]}", "stage": stage})
+
+
+@lru_cache(maxsize=1)
+def _index(path: str, size: int, mtime: int) -> Index:
+    """A worker often decodes several parts of one video."""
+    from vmr_ray.decode.reader import read_index
+
+    return read_index(path)
+
+
+def _leave_the_network() -> None:
+    """Move into an empty network namespace, where the system lets us: no container can send us anywhere."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(_CLONE_NEWNET) and os.getuid():
+        libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET)
 
 
 def main() -> None:
@@ -76,7 +114,8 @@ def main() -> None:
     # Native libraries that print must not print into the stream of frames.
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    requests: queue.Queue[str] = queue.Queue()
+    _leave_the_network()
+    requests: queue.Queue[dict[str, Any]] = queue.Queue()
 
     def listen() -> None:
         for line in sys.stdin:
@@ -85,9 +124,9 @@ def main() -> None:
 
     threading.Thread(target=listen, daemon=True).start()
     while True:
-        path = requests.get()
+        request = requests.get()
         os.ftruncate(2, 0)
-        _answer(out, path, options)
+        _answer(out, request, options)
 
 
 if __name__ == "__main__":

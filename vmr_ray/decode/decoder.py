@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 
 
 class DecodeError(Exception):
-    """A video that cannot be decoded. `stage` is "sniff", "open" or "decode"; `message` one sentence."""
+    """A video that cannot be decoded.
+
+    `stage` is "sniff", "open", "decode" or "divided"; `message` one sentence.
+    """
 
     def __init__(self, stage: str, message: str) -> None:
         super().__init__(stage, message)
@@ -44,8 +47,8 @@ class DecodeError(Exception):
 class Chunk:
     """Consecutive sampled frames of one video. Times are presentation timestamps, in seconds.
 
-    They are the video's own clock, which need not begin at 0: the first edge of the first chunk is
-    the first frame's timestamp.
+    They count from the file's beginning, as players do. A video stream may begin later than that (than
+    the sound, say): the first edge of the first chunk is the first frame's timestamp.
 
     Attributes:
         index: 0, 1, 2 ... within the video.
@@ -54,7 +57,8 @@ class Chunk:
         times: float64 [n], timestamps of the frames.
         edges: float64 [n + 1], frame i stands for `[edges[i], edges[i + 1])`.
         duration: seconds from the first frame's start to the last one's end, of the whole video.
-        partial: the file is known to be damaged or cut; a video is partial if any of its chunks is.
+        damage: what is known to be damaged or missing in the file, in words, or empty; a video is
+            partial if any of its chunks is damaged.
     """
 
     index: int
@@ -63,7 +67,7 @@ class Chunk:
     times: NDArray[np.float64]
     edges: NDArray[np.float64]
     duration: float
-    partial: bool
+    damage: str
 
 
 class FrameDecoder:
@@ -115,39 +119,51 @@ class FrameDecoder:
         self._stderr.close()
         self._process = None
 
-    def decode(self, path: str) -> Iterator[Chunk]:
+    def decode(self, path: str, part: int = 0, parts: int = 1) -> Iterator[Chunk]:
         """Stream the sampled frames of a local video file, at most `chunk_frames` at a time.
+
+        The chunks of all `parts` together are those of the undivided video. A file that is known to be
+        damaged, or cannot be entered at every key frame, comes in part 0 alone.
 
         Raises:
             DecodeError: not a video ("sniff"), not readable ("open"), or no frame of it can be
-                decoded, or the child died or took longer than `timeout_s` for a chunk ("decode").
+                decoded, or the child died or took longer than `timeout_s` for a chunk ("decode"), or
+                a part turned out to be damaged, so that only the undivided video tells what is left
+                of it ("divided").
                 Chunks may have come before it. The decoder can be used again at once.
         """
         held: Chunk | None = None
+        for message, frames in self._ask(path, part, parts):
+            if held is not None:
+                # Only what follows a chunk tells whether it was the last.
+                end = "end" in message
+                last, damage = end and message["last"], message["damage"] if end else ""
+                yield replace(held, last=last, damage=held.damage or damage)
+            if "n" in message:
+                held = Chunk(
+                    index=message["index"],
+                    last=False,
+                    frames=frames,
+                    times=np.array(message["times"], np.float64),
+                    edges=np.array(message["edges"], np.float64),
+                    duration=message["duration"],
+                    damage=message["damage"],
+                )
+
+    def duration(self, path: str) -> float:
+        """Seconds that a local video file declares, 0 if it does not tell; raises as `decode` does."""
+        return float([message["duration"] for message, _ in self._ask(path, 0, 0)][-1])
+
+    def _ask(self, path: str, part: int, parts: int) -> Iterator[tuple[dict[str, Any], NDArray[np.uint8]]]:
         finished = False
         try:
-            self._request(path)
+            self._request({"path": path, "part": part, "parts": parts})
             while not finished:
                 message, frames = self._receive()
+                finished = "error" in message or "end" in message
                 if "error" in message:
-                    finished = True
                     raise DecodeError(message["stage"], message["error"])
-                finished = "end" in message
-                if held is not None:
-                    # Only what follows a chunk tells whether it was the last.
-                    yield replace(
-                        held, last=finished, partial=held.partial or (finished and message["partial"])
-                    )
-                if not finished:
-                    held = Chunk(
-                        index=0 if held is None else held.index + 1,
-                        last=False,
-                        frames=frames,
-                        times=np.array(message["times"], np.float64),
-                        edges=np.array(message["edges"], np.float64),
-                        duration=message["duration"],
-                        partial=message["partial"],
-                    )
+                yield message, frames
         except TimeoutError:
             reason = f"{path}: no answer from the decoder within {self._timeout:g} s (decode.timeout_s)"
             raise DecodeError("decode", reason) from None
@@ -157,7 +173,7 @@ class FrameDecoder:
             if not finished:
                 self.close()
 
-    def _request(self, path: str) -> None:
+    def _request(self, request: dict[str, Any]) -> None:
         if self._process is not None and self._process.poll() is not None:
             self.close()
         if self._process is None:
@@ -179,7 +195,7 @@ class FrameDecoder:
                 },
             )
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(path).encode() + b"\n")
+        self._process.stdin.write(json.dumps(request).encode() + b"\n")
 
     def _receive(self) -> tuple[dict[str, Any], NDArray[np.uint8]]:
         deadline = time.monotonic() + self._timeout

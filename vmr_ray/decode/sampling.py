@@ -9,7 +9,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-_TICK = 1e-6  # s; far below any frame gap, far above the rounding of float64 seconds
+_REST = 0.1  # steps; a shorter rest of the video gets no sample of its own
+# s; a frame that begins this little after a sampling instant counts as on screen: at 29.97 frames a
+# second whole seconds fall just before frames, and the one before may be a whole GOP more to decode.
+_SNAP = 0.017
+# A still picture may be sampled again and again, but a header alone must not make work for days.
+_MOST, _MOST_A_FRAME = 10_000, 100
 _STILL = 0.04  # s; the length of a lone frame whose file does not tell it
 
 
@@ -61,26 +66,33 @@ class Sampling:
     def plan(self, starts: ArrayLike, ends: ArrayLike, key_indices: ArrayLike) -> Plan:
         """Choose frames.
 
-        `fps=x` cuts the video into cells of 1/x seconds, counted from its first frame, and takes
-        the frame that is on screen at each cell's centre. A last cell shorter than half of that
-        joins the one before it. For `every` and `keyframes` a frame stands for the time until the
-        next sampled one. The last edge is the end of the video.
+        `fps=x` takes the frame on screen every 1/x seconds, beginning with the first frame; it stands
+        for the times that are nearer to its instant than to the next ones. For `every` and `keyframes`
+        a frame stands for the time until the next sampled one. The last edge is the end of the video.
 
         Args:
             starts, ends: [N] seconds, N >= 1, all frames in presentation order. Only the last of
                 `ends` counts; one that is not after its start is replaced by the median frame gap.
             key_indices: [K] frame numbers of the key frames.
+
+        Raises:
+            ValueError: the few frames claim to last absurdly long.
         """
         starts = np.asarray(starts, np.float64)
         end = float(np.asarray(ends, np.float64)[-1])
         if not end > starts[-1]:
             end = starts[-1] + (float(np.median(np.diff(starts))) if len(starts) > 1 else _STILL)
         if self.kind == "fps":
-            cells = max(1, math.floor((end - starts[0]) * self.value + 0.5 + _TICK))
-            edges = starts[0] + np.arange(cells + 1) / self.value
-            edges[-1] = end
-            centres = (edges[:-1] + edges[1:]) / 2
-            indices = np.searchsorted(starts, centres + _TICK, side="right") - 1
+            count = max(1, math.ceil((end - starts[0]) * self.value - _REST))
+            if count > max(_MOST, _MOST_A_FRAME * len(starts)):
+                raise ValueError(
+                    f"its {len(starts)} frames claim to last {end - starts[0]:.0f} s, which would be "
+                    f"{count} samples: mend its header, or sample by every=<n> or keyframes"
+                )
+            instants = starts[0] + np.arange(count) / self.value
+            snap = min(_SNAP, 0.25 / self.value)
+            indices = np.searchsorted(starts, instants + snap, side="right") - 1
+            edges = np.concatenate([starts[:1], (instants[:-1] + instants[1:]) / 2, [end]])
             return Plan(indices.astype(np.int64), starts[indices], edges)
         if self.kind == "every":
             indices = np.arange(0, len(starts), int(self.value))

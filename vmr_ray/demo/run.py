@@ -59,12 +59,11 @@ def run(directory: Path, stay: bool = True, port: int = 8000) -> None:
             progress=lambda done, total: update(done, total),
         )
     with _step(out, "2 embed the frames (Ray Data)") as update:
-        total = len(list(world.videos.glob("*.mp4")))
         embedded = embed(
             [world.videos],
             directory / "features",
             CONFIG.embed,
-            lambda done, bad, _: update(done + bad, total),
+            lambda now: update(now.done + now.failed, now.videos),
         )
     with _step(out, "3 train the network (Ray Train)") as update:
         trained = train(

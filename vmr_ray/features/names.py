@@ -1,0 +1,51 @@
+"""Which embedded video an annotation means."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import PurePosixPath
+
+from vmr_ray.errors import VmrError
+
+
+def resolve_ids(names: Iterable[str], video_ids: Iterable[str]) -> dict[str, str]:
+    """Annotation names -> video_ids: the same path, or one the tail of the other; suffixes may lack.
+
+    `Y1HGC` and `sta/charades/Y1HGC.mp4` both find the video `charades/Y1HGC.mp4`; `b/1.mp4` never
+    finds `a/1.mp4`. Names that fit no video are left out.
+
+    Raises:
+        VmrError: a name fits several videos.
+    """
+    by_tail: dict[str, set[str]] = defaultdict(set)
+    by_whole: dict[str, set[str]] = defaultdict(set)
+    for video_id in video_ids:
+        for tail in _tails(video_id):
+            by_tail[tail].add(video_id)
+        for whole in (video_id, _stem(video_id)):
+            by_whole[whole].add(video_id)
+    resolved = {}
+    for name in set(names):
+        fits = {name} & by_whole[name] or by_tail.get(name) or by_tail.get(_stem(name)) or set()
+        for tail in _tails(name):
+            fits = fits or by_whole.get(tail, set())
+        if len(fits) > 1:
+            raise VmrError(
+                f"the annotated video {name!r} fits several embedded videos "
+                f"({', '.join(sorted(fits)[:3])}): write the full id in the annotation file"
+            )
+        if fits:
+            resolved[name] = next(iter(fits))
+    return resolved
+
+
+def _stem(name: str) -> str:
+    return str(PurePosixPath(name).with_suffix(""))
+
+
+def _tails(name: str) -> list[str]:
+    """`a/b.mp4` -> a/b.mp4, a/b, b.mp4, b."""
+    parts = PurePosixPath(name).parts
+    wholes = [str(PurePosixPath(*parts[start:])) for start in range(len(parts))]
+    return [form for whole in wholes for form in dict.fromkeys((whole, _stem(whole)))]
