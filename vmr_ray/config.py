@@ -49,7 +49,10 @@ class EmbedConfig(_Section):
         None, ge=1, description="upper limit; default: the cluster's CPUs, more when the cluster grows"
     )
     encode_workers: int | None = Field(
-        None, ge=1, description="upper limit; default: as many as its GPUs (or else CPUs) hold"
+        None,
+        ge=1,
+        description="encoders beside the decoders; default: as many as the GPUs hold, without GPUs none: "
+        "decoding workers encode themselves",
     )
     num_gpus: float | None = Field(
         None, ge=0, description="GPUs of one encoder, fractions allowed; default: 1 if the cluster has any"

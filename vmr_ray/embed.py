@@ -12,10 +12,13 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+
+if TYPE_CHECKING:
+    from ray.data import ActorPoolStrategy, Dataset
 
 from vmr_ray.config import EmbedConfig
 from vmr_ray.decode.decoder import Chunk, DecodeError, FrameDecoder
@@ -110,60 +113,53 @@ def _run(queue: list[Video], root: str, config: EmbedConfig, divide: bool) -> It
     connect()
     cpus = cluster_cpus()
     gpus = config.num_gpus if config.num_gpus is not None else min(1.0, cluster_gpus())
-    most = int(cluster_gpus() / gpus) if gpus else cpus
     parts = sum(1 + video.size // _LEAST_PART for video in queue) if divide else len(queue)
-    decoders = min(config.decode_workers or cpus, parts)
-    encoders = max(1, min(config.encode_workers or most, parts))
-    # Without GPUs each core has a decoder and an encoder, of one thread each, and back-pressure gives
-    # it to the one that is behind. With GPUs decoders have the cores, and Ray keeps them away from
-    # GPU nodes as long as there are others. Both pools grow when an autoscaling cluster does.
-    share = 1.0 if gpus else min(0.5, cpus / (decoders + encoders))
+    workers = min(config.decode_workers or cpus, parts)
     ahead = 1 + config.prefetch if any(is_remote(video.uri) for video in queue) else 1
     rows = [asdict(video) | {"part": 0, "parts": 1} for video in queue]
     dataset = ray.data.from_items(rows, override_num_blocks=min(len(rows), 5000))
     dataset.context.target_max_block_size = 1
     if parts > len(queue):
-        dataset = dataset.map_batches(
-            _Divide,
-            batch_size=1,
-            batch_format="pyarrow",
-            fn_constructor_args=(config,),
-            compute=ActorPoolStrategy(size=math.ceil(decoders / 8)),
-            num_cpus=0,
-        )
+        dataset = _stage(dataset, _Divide, (config,), ActorPoolStrategy(size=math.ceil(workers / 8)))
+    # Pools begin with what the cluster has now and grow with it.
+    decoding = ActorPoolStrategy(
+        min_size=workers,
+        max_size=config.decode_workers,
+        max_concurrent_calls_per_actor=ahead,
+        max_tasks_in_flight_per_actor=ahead + 1,
+        enable_true_multi_threading=ahead > 1,
+    )
+    if not gpus and not config.encode_workers:
+        return iter(_stage(dataset, _All, (config, root), decoding, min(1.0, cpus / workers)).iter_rows())
+    # Decoders have the cores, and Ray keeps them away from GPU nodes as long as there are others.
+    most = max(1, int(cluster_gpus() / gpus)) if gpus else cpus
+    encoders = min(config.encode_workers or most, parts)
+    share = 1.0 if gpus else min(0.5, cpus / (workers + encoders))
+    encoding = ActorPoolStrategy(min_size=encoders, max_size=config.encode_workers)
+    device = "cuda" if gpus else "cpu"
+    dataset = _stage(dataset, _Decode, (config,), decoding, share)
+    dataset = _stage(dataset, _Encode, (config, device), encoding, 0 if gpus else share, gpus)
     return iter(
-        dataset.map_batches(
-            _Decode,
-            batch_size=1,
-            batch_format="pyarrow",
-            fn_constructor_args=(config,),
-            compute=ActorPoolStrategy(
-                min_size=decoders,
-                max_size=config.decode_workers,
-                max_concurrent_calls_per_actor=ahead,
-                max_tasks_in_flight_per_actor=ahead + 1,
-                enable_true_multi_threading=ahead > 1,
-            ),
-            num_cpus=share,
-        )
-        .map_batches(
-            _Encode,
-            batch_size=1,
-            batch_format="pyarrow",
-            fn_constructor_args=(config, "cuda" if gpus else "cpu"),
-            compute=ActorPoolStrategy(min_size=encoders, max_size=config.encode_workers),
-            num_cpus=0 if gpus else share,
-            num_gpus=gpus,
-        )
-        .map_batches(
-            _Write,
-            batch_size=1,
-            batch_format="pyarrow",
-            fn_constructor_args=(root,),
-            compute=ActorPoolStrategy(min_size=1, max_size=encoders),
-            num_cpus=0,
-        )
-        .iter_rows()
+        _stage(dataset, _Write, (root,), ActorPoolStrategy(min_size=1, max_size=encoders)).iter_rows()
+    )
+
+
+def _stage(
+    dataset: Dataset,
+    work: type,
+    given: tuple[Any, ...],
+    pool: ActorPoolStrategy,
+    cpus: float = 0,
+    gpus: float = 0,
+) -> Dataset:
+    return dataset.map_batches(
+        work,
+        batch_size=1,
+        batch_format="pyarrow",
+        fn_constructor_args=given,
+        compute=pool,
+        num_cpus=cpus,
+        num_gpus=gpus,
     )
 
 
@@ -189,6 +185,18 @@ class _Divide:
             return self.decoder.duration(filesystem(row["uri"])[1])
         except DecodeError:
             return 0.0  # the decoding worker will say why
+
+
+class _All:
+    """Rows of parts -> what was written: without GPUs a core does all of it, and pixels never leave it."""
+
+    def __init__(self, config: EmbedConfig, root: str):
+        self.decode, self.encode, self.write = _Decode(config), _Encode(config, "cpu"), _Write(root)
+
+    def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
+        for frames in self.decode(batch):
+            for features in self.encode(frames):
+                yield self.write(features)
 
 
 class _Decode:
