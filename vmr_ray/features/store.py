@@ -82,8 +82,9 @@ class FeatureStore:
     """A feature store at `root` (a local path or any URI that pyarrow's filesystems know)."""
 
     def __init__(self, root: str, spec: StoreSpec):
-        self.root, self.spec = str(root), spec
-        self.fs, self.path = filesystem(self.root)
+        self.fs, self.path = filesystem(str(root))
+        # Workers may run in another directory.
+        self.root, self.spec = str(root) if "://" in str(root) else self.path, spec
         self._footer: tuple[str, pq.FileMetaData | None] = ("", None)  # of the pack read last
 
     @classmethod
