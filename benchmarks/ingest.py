@@ -52,7 +52,7 @@ HEADLINES = (
     "keyframes_vs_fps",
 )
 Figures = dict[str, float]
-out = Console(width=120)
+out = Console(width=132)
 
 
 @dataclass
