@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +21,6 @@ from vmr_ray.checkpoint import load_network
 from vmr_ray.config import EmbedConfig
 from vmr_ray.embed import embed
 from vmr_ray.features import FeatureStore
-from vmr_ray.schema import Progress
 
 
 def run_and_kill(arguments: list[str], reached: Callable[[], bool], tmp_path: Path) -> None:
@@ -87,18 +87,27 @@ def test_embed_goes_on_after_a_kill(features: Path, world, tmp_path: Path):
 )
 def test_a_killed_worker_costs_nothing(cluster, features, world, tmp_path: Path, config, stages):
     """A worker of each stage dies at work; the job goes on by itself."""
-    left = dict.fromkeys(stages, 1)
+    left, ended = set(stages), threading.Event()
 
-    def kill_one(now: Progress) -> None:
-        for name in [n for n, count in left.items() if count and now.done >= 1]:
+    def kill_each() -> None:
+        while left and not ended.wait(0.01):
             for pid in descendants(os.getpid()):
                 with contextlib.suppress(OSError):
-                    if name in Path(f"/proc/{pid}/cmdline").read_text().split("\0")[0] and left[name]:
-                        os.kill(pid, signal.SIGKILL)
-                        left[name] -= 1
+                    title = Path(f"/proc/{pid}/cmdline").read_text().split("\0")[0]
+                    for name in [name for name in left if f"({name})" in title]:
+                        # Decoding has begun once the worker has its decoder, the rest once a file is there.
+                        if descendants(pid) if name == "_Decode" else list(tmp_path.rglob("*.parquet")):
+                            os.kill(pid, signal.SIGKILL)
+                            left.remove(name)
 
-    summary = embed([world.videos], tmp_path, config, kill_one)
-    assert left == dict.fromkeys(left, 0)
+    killer = threading.Thread(target=kill_each)
+    killer.start()
+    try:
+        summary = embed([world.videos], tmp_path, config)
+    finally:
+        ended.set()
+        killer.join()
+    assert not left
     assert (summary.embedded, summary.quarantined) == (9, [])
     assert files_of(tmp_path) == files_of(features)
 

@@ -60,7 +60,7 @@ def test_a_divided_video_is_the_undivided_one(cluster, long_videos: Path, tmp_pa
 def test_parts_go_to_several_workers(cluster, tmp_path: Path) -> None:
     """Watched from outside: which decoders have the file open. In one GOP, so that a part takes seconds."""
     options = {"preset": "ultrafast"}
-    made = write_video(tmp_path / "a.mp4", 90, 20, (640, 480), gop=10**6, b_frames=0, options=options)
+    made = write_video(tmp_path / "a.mp4", 90, 10, (1280, 720), gop=10**6, b_frames=0, options=options)
     video, at_once, ended = str(pad(made, 20)), [], threading.Event()
 
     def watch() -> None:
