@@ -31,7 +31,7 @@ from pyarrow import fs
 from torch import Tensor, nn
 
 from vmr_ray.annotations import load_annotations
-from vmr_ray.batches import ROW_SCHEMA, Batch, Example, collate, crop, from_row, to_row
+from vmr_ray.batches import ROW_SCHEMA, Example, collate, crop, from_row, to_row
 from vmr_ray.checkpoint import (
     CheckpointInfo,
     load_info,
@@ -41,7 +41,7 @@ from vmr_ray.checkpoint import (
     restore_optimizer,
     save_checkpoint,
 )
-from vmr_ray.config import Config, TrainConfig
+from vmr_ray.config import Config
 from vmr_ray.controls import fit_constants
 from vmr_ray.encoders import default_text_encoder, text_encoder
 from vmr_ray.errors import VmrError
@@ -49,7 +49,7 @@ from vmr_ray.features import FeatureStore, resolve_ids
 from vmr_ray.metrics import moment_metrics
 from vmr_ray.model.augment import compose, draw_queries, drop_tokens
 from vmr_ray.model.cross_interaction import CrossInteraction
-from vmr_ray.model.losses import Contrast, losses, targets
+from vmr_ray.model.objective import Objective
 from vmr_ray.model.predictor import Predictor
 from vmr_ray.schema import Annotation
 from vmr_ray.sources import filesystem
@@ -422,59 +422,6 @@ def _follow(progress: Any, report: Report | None) -> Iterator[None]:
         done.set()
         thread.join()
     pass_on()
-
-
-class Objective(nn.Module):
-    """The network and its losses as one module, so that DDP sees a single forward pass."""
-
-    def __init__(self, network: CrossInteraction, config: TrainConfig):
-        super().__init__()
-        self.network, self.config = network, config
-
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Every query learns the projection; a sample is fused, with its own or a foreign video."""
-        net, device = self.network, batch.video.device
-        video = net.encode_video(batch.features, batch.mask)
-        query = net.encode_query(batch.tokens, batch.token_mask)
-        own = torch.randperm(len(batch.video), device=device)[: self.config.fused_pairs]
-        asked, foreign = foreign_pairs(batch, round(self.config.foreign_pairs * len(own)))
-        rows = torch.cat([own, asked])
-        owners = torch.cat([batch.video[own], foreign])
-        spans = [batch.spans[i] for i in own.tolist()] + [[] for _ in asked]
-        mask = batch.mask[owners]
-        heads = net.fuse(video[owners], mask, query[rows], batch.token_mask[rows])
-        target = targets(spans, batch.edges[owners], mask)
-        return losses(heads, mask, target, self._contrast(batch, video, query), self.config.loss)
-
-    def _contrast(self, batch: Batch, video: Tensor, query: Tensor) -> Contrast:
-        frames = self.network.project_video(video, batch.mask)[batch.video]
-        edges = batch.edges[batch.video]
-        spans = torch.tensor([spans[0] for spans in batch.spans], dtype=edges.dtype, device=edges.device)
-        # A moment's vector: its frames', weighed by how much of their cells it covers.
-        covered = torch.minimum(edges[:, 1:], spans[:, 1:]) - torch.maximum(edges[:, :-1], spans[:, :1])
-        moments = covered.clamp_min(0).unsqueeze(1) @ frames
-        return Contrast(
-            queries=self.network.project_query(query, batch.token_mask),
-            moments=nn.functional.normalize(moments.squeeze(1), dim=-1),
-            temperature=self.network.log_temperature.exp(),
-            video=batch.video,
-            text=batch.text,
-            spans=spans,
-        )
-
-
-def foreign_pairs(batch: Batch, count: int) -> tuple[Tensor, Tensor]:
-    """Up to `count` random pairs (query rows, video rows) of a query and a video that does not show it."""
-    videos, device = len(batch.features), batch.video.device
-    if videos < 2:
-        count = 0
-    asked = torch.randint(len(batch.video), (count,), device=device)
-    other = (batch.video[asked] + torch.randint(1, max(videos, 2), (count,), device=device)) % videos
-    # The same sentence may be true of the other video: such a pair proves nothing.
-    told = torch.zeros(int(batch.text.max()) + 1, videos, dtype=torch.bool, device=device)
-    told[batch.text, batch.video] = True
-    fair = ~told[batch.text[asked], other]
-    return asked[fair], other[fair]
 
 
 def train_loop(loop: dict[str, Any]) -> None:

@@ -7,8 +7,9 @@ from tests.unit.test_batches import example
 from vmr_ray.batches import collate
 from vmr_ray.config import ModelConfig, TrainConfig
 from vmr_ray.model.cross_interaction import CrossInteraction
+from vmr_ray.model.objective import Objective, foreign_pairs
 from vmr_ray.schema import Annotation
-from vmr_ray.train import Objective, foreign_pairs, split
+from vmr_ray.train import split
 
 
 def test_foreign_pairs_never_show_the_query():
