@@ -6,7 +6,7 @@ A config file holds any subset of the sections below; `--set section.key=value` 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -76,8 +76,27 @@ class ModelConfig(_Section):
     fusion_dim: int = Field(128, ge=8, description="width after fusion, which is computed for every pair")
     heads: int = Field(8, ge=1)
     video_layers: int = Field(1, ge=0, description="self-attention layers over the frames, query-free")
-    query_layers: int = Field(1, ge=0, description="self-attention layers over the query's tokens")
+    query_layers: int = Field(
+        0, ge=0, description="self-attention layers over the query's tokens; their encoder has had its own"
+    )
     cross_layers: int = Field(1, ge=1, description="cross-interaction layers, both directions each")
+    fusion: Literal["cross", "one-way", "late"] = Field(
+        "cross",
+        description="cross: frames attend to tokens and tokens to frames; one-way: frames to tokens only; "
+        "late: the modalities meet in a product, without attention between them",
+    )
+    context: Literal["conv", "attention", "none"] = Field(
+        "conv", description="how a fused frame knows its neighbours"
+    )
+    start_stop: bool = Field(True, description="the first task: start and stop points")
+    membership: bool = Field(True, description="the second task: whether a frame belongs to the moment")
+    shortcut: bool = Field(
+        True, description="the projections' similarity goes straight into the membership logit, too"
+    )
+    quality: bool = Field(False, description="a head that predicts the IoU of the best spans, to rank them")
+    pyramid: int = Field(
+        0, ge=0, le=10, description="levels of a multi-scale dense head that regresses the spans; 0: none"
+    )
     dropout: float = Field(0.2, ge=0, lt=1)
     window: int = Field(256, ge=8, description="frames the network sees at once; longer videos are windowed")
 
@@ -97,6 +116,9 @@ class LossConfig(_Section):
 
     span: float = Field(1.0, ge=0, description="start/stop")
     membership: float = Field(1.0, ge=0, description="per-frame membership")
+    saliency: float = Field(0.0, ge=0, description="membership of the moment's frames against the others'")
+    quality: float = Field(1.0, ge=0, description="predicted IoU of spans, with model.quality")
+    pyramid: float = Field(1.0, ge=0, description="focal and DIoU loss, with model.pyramid")
     contrast: float = Field(2.0, ge=0, description="learned projection for first-stage retrieval")
     negatives: float = Field(
         0.5, ge=0, description="membership of queries paired with other videos: all zero"

@@ -4,9 +4,17 @@ import pytest
 import torch
 
 from vmr_ray.config import LossConfig, ModelConfig
-from vmr_ray.model.cross_interaction import CrossInteraction, Heads
-from vmr_ray.model.losses import Contrast, contrast_loss, losses, span_loss, targets
-from vmr_ray.model.spans import decode_spans
+from vmr_ray.model.cross_interaction import CrossInteraction, Heads, Pyramid, SpanQuality
+from vmr_ray.model.losses import (
+    Contrast,
+    contrast_loss,
+    losses,
+    pyramid_loss,
+    saliency_loss,
+    span_loss,
+    targets,
+)
+from vmr_ray.model.spans import decode_cells, decode_spans
 
 CONFIG = ModelConfig(dim=32, heads=4, video_layers=1, dropout=0.0)
 
@@ -26,7 +34,7 @@ def _run(model: CrossInteraction, frames: torch.Tensor, tokens: torch.Tensor, pa
     tokens = torch.cat([tokens, 100 * torch.randn(len(tokens), pad, tokens.shape[2])], 1)
     video = model.encode_video(frames, video_mask)
     query = model.encode_query(tokens, query_mask)
-    return torch.stack(model.fuse(video, video_mask, query, query_mask))[:, :, :T]
+    return torch.stack(model.fuse(video, video_mask, query, query_mask)[:3])[:, :, :T]
 
 
 def test_padding_changes_nothing(model: CrossInteraction) -> None:
@@ -129,7 +137,7 @@ def test_learns_to_find_the_frames_that_hold_the_word() -> None:
         optimizer.step()
     model.eval()
     frames, tokens, spans = batch()
-    found = decode_spans(forward(frames, tokens), mask, edges.tolist(), 1, 0.5)
+    found = decode_spans(forward(frames, tokens), mask, edges.numpy(), 1, 0.5)
     right = sum(best[0][:2] == true[0] for best, true in zip(found, spans, strict=True))
     assert right >= 28
 
@@ -143,3 +151,100 @@ def test_negative_pairs_are_all_background() -> None:
     config = LossConfig(contrast=0)
     assert losses(quiet, mask, target, None, config)["negatives"] < 0.01
     assert losses(loud, mask, target, None, config)["negatives"] > 5
+
+
+def test_padding_is_not_part_of_the_true_spans_in_frames() -> None:
+    """The video's last edge is repeated over the padding: its end is still frame 3, not frame 5."""
+    edges = torch.tensor([[0.0, 1, 2, 4, 4, 4], [0.0, 2, 4, 6, 8, 10]])
+    mask = torch.tensor([[True, True, True, False, False], [True] * 5])
+    target = targets([[(1.0, 4.0)], [(0.0, 1.0), (3.0, 10.0)]], edges, mask)
+    assert target.spans[0, 0].tolist() == [1, 3]
+    assert target.spans[1].tolist() == [[0, 0.5], [1.5, 5]]
+    assert (target.spans[0, 1] < -1e6).all()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"membership": False},
+        {"start_stop": False},
+        {"fusion": "one-way"},
+        {"fusion": "late"},
+        {"shortcut": False},
+        {"quality": True},
+        {"pyramid": 3},
+    ],
+    ids=str,
+)
+def test_every_option_trains_all_its_weights_and_decodes(changes: dict[str, object]) -> None:
+    torch.manual_seed(0)
+    model = CrossInteraction(CONFIG.model_copy(update=changes), 12, 10)
+    mask, query_mask = torch.ones(2, 9, dtype=torch.bool), torch.ones(3, 5, dtype=torch.bool)
+    mask[1, 7:] = False
+    owner = torch.tensor([0, 1, 1])
+    edges = torch.arange(10.0).expand(3, -1)
+    video = model.encode_video(torch.randn(2, 9, 12), mask)
+    query = model.encode_query(torch.randn(3, 5, 10), query_mask)
+    heads = model.fuse(video, mask, query, query_mask, owner)
+    target = targets([[(1.0, 3.0)], [(2.0, 6.5)], []], edges, mask[owner])
+    terms = losses(heads, mask[owner], target, None, LossConfig(saliency=0.5), model.quality)
+    assert terms["total"].isfinite()
+    terms["total"].backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []
+    if heads.cells is None:
+        found = decode_spans(heads, mask[owner], edges.numpy(), 5, 0.5, model.quality)
+    else:
+        found = decode_cells(heads.cells, heads, mask[owner], edges.numpy(), 5)
+    for spans, length in zip(found, (9, 7, 7), strict=True):
+        assert spans and all(0 <= s <= e <= length for s, e, _ in spans)
+        assert [s[2] for s in spans] == sorted((s[2] for s in spans), reverse=True)
+
+
+def test_a_video_is_fused_once_for_all_its_queries(model: CrossInteraction) -> None:
+    mask, query_mask = torch.ones(2, 9, dtype=torch.bool), torch.ones(4, 5, dtype=torch.bool)
+    video = model.encode_video(torch.randn(2, 9, 12), mask)
+    query = model.encode_query(torch.randn(4, 5, 10), query_mask)
+    owner = torch.tensor([1, 0, 1, 1])
+    shared = model.fuse(video, mask, query, query_mask, owner)
+    apart = model.fuse(video[owner], mask[owner], query, query_mask)
+    torch.testing.assert_close(shared[:3], apart[:3])
+
+
+def test_a_perfect_pyramid_has_no_regression_loss_and_decodes_the_truth() -> None:
+    edges, mask = torch.arange(17.0)[None], torch.ones(1, 16, dtype=torch.bool)
+    target = targets([[(3.0, 9.0)]], edges, mask)
+    cells = Pyramid(8, 3)(torch.randn(1, 16, 8), mask)
+    assert cells.centre.tolist() == [*(i + 0.5 for s in (1, 2, 4) for i in range(0, 16, s))]
+    # The cells near the span's middle, of the levels that suit its length; they say exactly its ends.
+    right = ((cells.stride == 1) & ((cells.centre - 6).abs() < 1)) | (
+        (cells.stride == 2) & ((cells.centre - 6.5).abs() == 2)
+    )
+    said = cells._replace(
+        score=torch.where(right, 20.0, -20.0)[None],
+        before=(cells.centre - 3)[None],
+        after=(9 - cells.centre)[None],
+    )
+    assert pyramid_loss(said, target) < 1e-3
+    assert pyramid_loss(said._replace(after=said.after + 3), target) > 0.2
+    assert pyramid_loss(said._replace(score=-said.score), target) > 5
+    [[best, *_]] = decode_cells(said, Heads(None, None, None), mask, edges.numpy(), 3)
+    assert best[:2] == (3.0, 9.0)
+
+
+def test_quality_knows_the_span_that_it_is_asked_about() -> None:
+    """The means over the span come from a running sum: they must be those written out."""
+    quality, fused = SpanQuality(4), torch.randn(2, 6, 4)
+    first, last = torch.tensor([[0, 2], [5, 1]]), torch.tensor([[5, 2], [5, 4]])
+    for q in range(2):
+        for k in range(2):
+            s, e = int(first[q, k]), int(last[q, k])
+            written = torch.cat([fused[q, s], fused[q, e], fused[q, s : e + 1].mean(0)])
+            torch.testing.assert_close(quality(fused, first, last)[q, k], quality.layers(written)[0])
+
+
+def test_saliency_wants_the_moments_frames_above_the_others() -> None:
+    mask, edges = torch.ones(1, 4, dtype=torch.bool), torch.arange(5.0)[None]
+    target = targets([[(1.0, 3.0)]], edges, mask)
+    right, wrong = torch.tensor([[-5.0, 5, 5, -5]]), torch.tensor([[5.0, -5, -5, 5]])
+    assert saliency_loss(right, mask, target) < 0.01 < 5 < saliency_loss(wrong, mask, target)
+    torch.testing.assert_close(saliency_loss(right + 7, mask, target), saliency_loss(right, mask, target))

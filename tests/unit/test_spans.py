@@ -7,7 +7,16 @@ import pytest
 import torch
 
 from vmr_ray.model.cross_interaction import Heads
-from vmr_ray.model.spans import PEAK, decode_spans, nms, peak, span_scores, temporal_iou, windows
+from vmr_ray.model.spans import (
+    PEAK,
+    decode_spans,
+    nms,
+    peak,
+    soft_suppress,
+    span_scores,
+    temporal_iou,
+    windows,
+)
 
 
 def _heads(queries: int, frames: int, seed: int = 0) -> Heads:
@@ -19,7 +28,7 @@ def test_span_scores_equal_the_sum_written_out() -> None:
     heads, mask = _heads(2, 7), torch.ones(2, 7, dtype=torch.bool)
     mask[1, 5:] = False
     scores = span_scores(heads, mask)
-    relative = heads.membership - peak(heads, mask)[:, None] + PEAK
+    relative = heads.membership - peak(heads.membership, mask)[:, None] + PEAK
     for q, s, e in itertools.product(range(2), range(7), range(7)):
         if e < s or not mask[q, e]:
             assert scores[q, s, e] == float("-inf")
@@ -32,14 +41,14 @@ def test_membership_alone_decodes_the_maximum_sum_subarray_below_the_peak() -> N
     membership = torch.tensor([[-2.0, 3.0, 2.5, 4.0, -5.0, 2.0]])
     zero = torch.zeros_like(membership)
     mask = torch.ones_like(membership, dtype=torch.bool)
-    edges = [[0.0, 1.0, 2.5, 3.0, 4.0, 5.0, 6.25]]
+    edges = [np.array([0.0, 1.0, 2.5, 3.0, 4.0, 5.0, 6.25])]
     [best, *_] = decode_spans(Heads(zero, zero, membership), mask, edges, 5, 0.5)[0]
     assert best == (1.0, 4.0, 4.0)
 
 
 def test_confidence_moves_the_score_and_not_the_span() -> None:
     heads, mask = _heads(1, 12), torch.ones(1, 12, dtype=torch.bool)
-    edges = [list(range(13))]
+    edges = [np.arange(13.0)]
     sure = heads._replace(membership=heads.membership + 5)
     for plain, raised in zip(
         decode_spans(heads, mask, edges, 5, 0.5)[0], decode_spans(sure, mask, edges, 5, 0.5)[0], strict=True
@@ -62,7 +71,9 @@ def test_decoded_spans_are_ranked_distinct_and_inside_the_video() -> None:
 
 
 def test_one_frame_video_decodes_to_its_only_cell() -> None:
-    assert decode_spans(_heads(1, 1), torch.ones(1, 1, dtype=torch.bool), [[3.0, 4.5]], 5, 0.5)[0][0][:2] == (
+    assert decode_spans(_heads(1, 1), torch.ones(1, 1, dtype=torch.bool), [np.array([3.0, 4.5])], 5, 0.5)[0][
+        0
+    ][:2] == (
         3.0,
         4.5,
     )
@@ -91,3 +102,12 @@ def test_windows_cover_every_frame_and_any_short_moment_whole(n: int) -> None:
     assert len(set(cut)) == len(cut)
     for start in range(0, max(1, n - 128)):
         assert any(first <= start and min(start + 128, n) <= last for first, last in cut)
+
+
+def test_soft_nms_lowers_near_copies_instead_of_dropping_them() -> None:
+    spans = np.array([[0.0, 10.0], [1.0, 10.0], [20.0, 30.0]])
+    kept = soft_suppress(spans, np.log([0.8, 0.9, 0.5]), sigma=0.5, top_k=3)
+    assert [s[:2] for s in kept] == [(1.0, 10.0), (20.0, 30.0), (0.0, 10.0)]
+    assert kept[1][2] == pytest.approx(np.log(0.5))
+    assert kept[2][2] == pytest.approx(np.log(0.8) - 0.9**2 / 0.5)
+    assert len(soft_suppress(spans, np.zeros(3), 0.5, 2)) == 2

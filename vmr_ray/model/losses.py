@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from vmr_ray.config import LossConfig
-from vmr_ray.model.cross_interaction import Heads
+from vmr_ray.model.cross_interaction import Cells, Heads, SpanQuality
 from vmr_ray.model.spans import span_scores
 from vmr_ray.schema import Span
 
@@ -20,6 +20,7 @@ class Targets(NamedTuple):
 
     membership: Tensor  # [Q, T] share of the frame's cell that true spans cover
     overlap: Tensor  # [Q, T, T] IoU of the cells s..e with the closest true span
+    spans: Tensor  # [Q, S, 2] true spans counted in frames; empty ones far outside are padding
 
 
 class Contrast(NamedTuple):
@@ -59,23 +60,46 @@ def targets(spans: Sequence[Sequence[Span]], edges: Tensor, mask: Tensor) -> Tar
         union = (right[:, None] - left[:, :, None]) + (e - b) - both
         overlap = torch.maximum(overlap, both / union.clamp_min(1e-6))
     pair_mask = mask[:, :, None] & mask[:, None]
-    return Targets(membership, (overlap * pair_mask).triu())
+    padding = begin < left.amin() - 1e8
+    frames = torch.stack([_in_frames(x, edges).masked_fill(padding, -1e9) for x in (begin, end)], dim=-1)
+    return Targets(membership, (overlap * pair_mask).triu(), frames)
+
+
+def _in_frames(seconds: Tensor, edges: Tensor) -> Tensor:
+    """seconds [Q, S] and edges [Q, T + 1] -> positions counted in frames [Q, S]"""
+    frame = (torch.searchsorted(edges.contiguous(), seconds.contiguous()) - 1).clamp(0, edges.shape[1] - 2)
+    left, right = edges.gather(1, frame), edges.gather(1, frame + 1)
+    return frame + ((seconds - left) / (right - left).clamp_min(1e-6)).clamp(0, 1)
 
 
 def losses(
-    heads: Heads, mask: Tensor, target: Targets, contrast: Contrast | None, config: LossConfig
+    heads: Heads,
+    mask: Tensor,
+    target: Targets,
+    contrast: Contrast | None,
+    config: LossConfig,
+    quality: SpanQuality | None = None,
 ) -> dict[str, Tensor]:
     """Named loss terms, unweighted, and their weighted sum under "total".
 
     heads and mask [Q, T]; pairs whose target is all zero are the negatives. `contrast` describes
-    the positive pairs only.
+    the positive pairs only. A head that is off, or a weight of 0, has no term.
     """
     positive = target.membership.sum(1) > 0
-    terms = {"span": span_loss(heads, mask, target)[positive].mean()}
-    bce = membership_loss(heads, mask, target)
-    terms["membership"] = bce[positive].mean()
-    if (~positive).any():
-        terms["negatives"] = bce[~positive].mean()
+    terms = {}
+    if heads.start is not None and config.span:
+        terms["span"] = span_loss(heads, mask, target)[positive].mean()
+    if heads.membership is not None:
+        bce = membership_loss(heads.membership, mask, target)
+        terms["membership"] = bce[positive].mean()
+        if (~positive).any():
+            terms["negatives"] = bce[~positive].mean()
+        if config.saliency:
+            terms["saliency"] = saliency_loss(heads.membership, mask, target)[positive].mean()
+    if quality is not None:
+        terms["quality"] = quality_loss(quality, heads, mask, target)[positive].mean()
+    if heads.cells is not None:
+        terms["pyramid"] = pyramid_loss(heads.cells, target)
     if contrast is not None:
         terms["contrast"] = contrast_loss(contrast)
     terms["total"] = torch.stack([getattr(config, name) * term for name, term in terms.items()]).sum()
@@ -93,10 +117,62 @@ def span_loss(heads: Heads, mask: Tensor, target: Targets, sharpness: float = 20
     return -(soft * log_p.masked_fill(~valid, 0)).sum(1)
 
 
-def membership_loss(heads: Heads, mask: Tensor, target: Targets) -> Tensor:
+def membership_loss(membership: Tensor, mask: Tensor, target: Targets) -> Tensor:
     """[Q] binary cross entropy, averaged over the video's frames."""
-    bce = binary_cross_entropy_with_logits(heads.membership, target.membership, reduction="none")
+    bce = binary_cross_entropy_with_logits(membership, target.membership, reduction="none")
     return (bce * mask).sum(1) / mask.sum(1)
+
+
+def saliency_loss(membership: Tensor, mask: Tensor, target: Targets) -> Tensor:
+    """[Q] contrast inside a video: the share of the softmax over its frames that the moment's get."""
+    logits = membership.masked_fill(~mask, float("-inf"))
+    inside = (logits + target.membership.clamp_min(1e-9).log()).logsumexp(1)
+    return logits.logsumexp(1) - inside
+
+
+def quality_loss(quality: SpanQuality, heads: Heads, mask: Tensor, target: Targets, spans: int = 8) -> Tensor:
+    """[Q] binary cross entropy to the IoU of the best-scored spans and as many random ones."""
+    T = mask.shape[1]
+    scores = span_scores(heads, mask).detach().flatten(1)
+    best = scores.topk(min(spans, T * T), dim=1).indices
+    drawn = torch.rand_like(scores).masked_fill(~scores.isfinite(), -1).topk(best.shape[1], dim=1).indices
+    cells = torch.cat([best, drawn], dim=1)
+    real = scores.gather(1, cells).isfinite()
+    first, last = cells // T, cells % T
+    assert heads.fused is not None
+    logits = quality(heads.fused, first, last)
+    truth = target.overlap.flatten(1).gather(1, cells)
+    bce = binary_cross_entropy_with_logits(logits, truth, reduction="none")
+    return (bce * real).sum(1) / real.sum(1)
+
+
+def pyramid_loss(cells: Cells, target: Targets, gamma: float = 2.0) -> Tensor:
+    """Focal loss of the cells' scores plus DIoU loss (arXiv:1911.08287) of the positive cells' spans.
+
+    A cell is positive if it lies at the middle of a true span whose ends are as far away as its level
+    is made for (2 to 4 strides; the lowest and the highest level take all that is shorter and longer).
+    """
+    begin, end = (x.unsqueeze(2) for x in target.spans.unbind(-1))  # [Q, S, 1]
+    reach = torch.maximum(cells.centre - begin, end - cells.centre) / cells.stride
+    lowest, highest = cells.stride == cells.stride[0], cells.stride == cells.stride[-1]
+    fits = (lowest | (reach >= 2)) & (highest | (reach < 4))
+    middle = ((begin + end) / 2 - cells.centre).abs() <= 1.5 * cells.stride
+    inside = (begin <= cells.centre) & (cells.centre < end)
+    match = inside & middle & fits & cells.mask.unsqueeze(1)
+    positive, which = match.any(1), match.float().argmax(1)
+    count = positive.sum().clamp_min(1)
+    truth = positive.to(cells.score.dtype)
+    bce = binary_cross_entropy_with_logits(cells.score, truth, reduction="none")
+    p = cells.score.sigmoid()
+    focal = (bce * (truth - p).abs() ** gamma * cells.mask).sum() / count
+    s, e = (x.squeeze(2).gather(1, which)[positive] for x in (begin, end))
+    at = cells.centre.expand_as(cells.score)[positive]
+    s_hat, e_hat = at - cells.before[positive], at + cells.after[positive]
+    shared = (torch.minimum(e, e_hat) - torch.maximum(s, s_hat)).clamp_min(0)
+    hull = (torch.maximum(e, e_hat) - torch.minimum(s, s_hat)).clamp_min(1e-6)
+    iou = shared / ((e - s) + (e_hat - s_hat) - shared).clamp_min(1e-6)
+    apart = ((s + e - s_hat - e_hat) / 2 / hull) ** 2
+    return focal + (1 - iou + apart).sum() / count
 
 
 def contrast_loss(c: Contrast) -> Tensor:

@@ -29,9 +29,10 @@ class Objective(nn.Module):
         owners = torch.cat([batch.video[own], foreign])
         spans = [batch.spans[i] for i in own.tolist()] + [[] for _ in asked]
         mask = batch.mask[owners]
-        heads = net.fuse(video[owners], mask, query[rows], batch.token_mask[rows])
+        heads = net.fuse(video, batch.mask, query[rows], batch.token_mask[rows], owners)
         target = targets(spans, batch.edges[owners], mask)
-        return losses(heads, mask, target, self._contrast(batch, video, query), self.config.loss)
+        contrast = self._contrast(batch, video, query) if self.config.loss.contrast else None
+        return losses(heads, mask, target, contrast, self.config.loss, net.quality)
 
     def _contrast(self, batch: Batch, video: Tensor, query: Tensor) -> Contrast:
         frames = self.network.project_video(video, batch.mask)[batch.video]

@@ -14,8 +14,8 @@ from torch.nn.functional import normalize
 from vmr_ray.batches import Example, pad
 from vmr_ray.checkpoint import CheckpointInfo, load_network
 from vmr_ray.encoders import text_encoder
-from vmr_ray.model.cross_interaction import CrossInteraction
-from vmr_ray.model.spans import ScoredSpan, decode_spans, windows
+from vmr_ray.model.cross_interaction import CrossInteraction, Heads
+from vmr_ray.model.spans import ScoredSpan, decode_cells, decode_spans, windows
 from vmr_ray.model.spans import nms as merge
 
 
@@ -94,28 +94,42 @@ class Predictor:
         pairs: Sequence[tuple[int, int]],
         top_k: int,
         nms: float,
-        batch: int = 64,
+        batch: int | None = None,
     ) -> list[list[ScoredSpan]]:
         """For every pair (index of a window, index of a query) the window's best spans, best first.
 
         To compare windows of many videos, the scores of a window are raised by what the projection says
         of its best span: the cosine with the query over the temperature it was trained with.
         """
-        found: list[list[ScoredSpan]] = []
-        for at in range(0, len(pairs), batch):
-            part = pairs[at : at + batch]
-            states, mask = (x.to(self.device) for x in pad([seen[w].states for w, _ in part]))
+        found: list[list[ScoredSpan]] = [[] for _ in pairs]
+        # A CPU is fastest while a batch fits its caches.
+        batch = batch or (8 if self.device == "cpu" else 256)
+        # Window by window: what depends on a window alone is then computed once for many queries.
+        order = sorted(range(len(pairs)), key=lambda i: pairs[i])
+        for at in range(0, len(order), batch):
+            part = [pairs[i] for i in order[at : at + batch]]
+            shared = list(dict.fromkeys(w for w, _ in part))
+            owner = torch.tensor([shared.index(w) for w, _ in part], device=self.device)
             rows = torch.tensor([q for _, q in part], device=self.device)
-            heads = self.network.fuse(states, mask, queries.states[rows], queries.mask[rows])
-            ranked = decode_spans(heads, mask, [seen[w].edges.tolist() for w, _ in part], top_k, nms)
+            states, mask = (x.to(self.device) for x in pad([seen[w].states for w in shared]))
+            heads = self.network.fuse(states, mask, queries.states[rows], queries.mask[rows], owner)
+            ranked = self._decode(heads, mask[owner], [seen[w].edges for w, _ in part], top_k, nms)
             frames = self.network.project_video(states, mask)
-            for i, (w, q) in enumerate(part):
-                (start, end, _), edges = ranked[i][0], seen[w].edges
-                first, last = np.searchsorted(edges, [start, end])
-                moment = normalize(frames[i, first:last].mean(0), dim=0)
+            for i, spans, (w, q), own in zip(order[at:], ranked, part, owner.tolist(), strict=False):
+                (start, end, _), edges = spans[0], seen[w].edges
+                first = min(int(np.searchsorted(edges, start, side="right")), len(edges) - 1) - 1
+                last = max(int(np.searchsorted(edges, end)), first + 1)
+                moment = normalize(frames[own, first:last].mean(0), dim=0)
                 raised = float(moment @ queries.vectors[q] / self.network.log_temperature.exp())
-                found.append([(s, e, score + raised) for s, e, score in ranked[i]])
+                found[i] = [(s, e, score + raised) for s, e, score in spans]
         return found
+
+    def _decode(
+        self, heads: Heads, mask: Tensor, edges: Sequence[np.ndarray], top_k: int, nms: float
+    ) -> list[list[ScoredSpan]]:
+        if heads.cells is not None:
+            return decode_cells(heads.cells, heads, mask, edges, top_k)
+        return decode_spans(heads, mask, edges, top_k, nms, self.network.quality)
 
     def retrieve(self, examples: Sequence[Example], top_k: int, nms: float) -> list[list[ScoredSpan]]:
         """The best spans of every query of every example in its own video, best first."""

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
-from vmr_ray.model.cross_interaction import Heads
+from vmr_ray.model.cross_interaction import Cells, Heads, SpanQuality
 
 ScoredSpan = tuple[float, float, float]
 
@@ -22,45 +23,60 @@ def span_scores(heads: Heads, mask: Tensor) -> Tensor:
 
     score[q, s, e] = start[s] + stop[e] + sum over frames s..e (inclusive) of
     (membership - its maximum over the video + PEAK); -inf where e < s or an end is masked.
+    A head that is off adds nothing.
     The membership is taken relative to the best frame because the spans of one video compete for a
     query that is about it: how sure the network is of the video must not make spans longer or shorter.
     """
-    relative = (heads.membership - peak(heads, mask).unsqueeze(1) + PEAK) * mask
-    total = relative.cumsum(1)
-    score = (heads.start - total + relative).unsqueeze(2) + (heads.stop + total).unsqueeze(1)
+    nothing = torch.zeros(mask.shape, device=mask.device)
+    start = nothing if heads.start is None else heads.start
+    stop = nothing if heads.stop is None else heads.stop
+    if heads.membership is not None:
+        relative = (heads.membership - peak(heads.membership, mask).unsqueeze(1) + PEAK) * mask
+        total = relative.cumsum(1)
+        start, stop = start - total + relative, stop + total
     frames = torch.arange(mask.shape[1], device=mask.device)
     valid = (frames[:, None] <= frames) & mask.unsqueeze(2) & mask.unsqueeze(1)
-    return score.masked_fill(~valid, float("-inf"))
+    return (start.unsqueeze(2) + stop.unsqueeze(1)).masked_fill(~valid, float("-inf"))
 
 
-def peak(heads: Heads, mask: Tensor) -> Tensor:
+def peak(membership: Tensor, mask: Tensor) -> Tensor:
     """[Q] the highest membership logit: how sure the network is that the video shows the query."""
-    return heads.membership.masked_fill(~mask, float("-inf")).amax(1)
+    return membership.masked_fill(~mask, float("-inf")).amax(1)
 
 
 def decode_spans(
-    heads: Heads, mask: Tensor, edges: Sequence[Sequence[float]], top_k: int, nms: float
+    heads: Heads,
+    mask: Tensor,
+    edges: Sequence[np.ndarray],
+    top_k: int,
+    nms: float,
+    quality: SpanQuality | None = None,
 ) -> list[list[ScoredSpan]]:
     """The best spans of every query, best first.
 
     Args:
-        heads: logits, each [Q, T].
+        heads: of Q queries on T frames.
         mask: [Q, T], True where a frame is real; real frames come first.
         edges: of every query's video, at least one more than its real frames, in seconds: frame i
             covers `[edges[i], edges[i + 1])`.
         top_k: spans a query at most.
         nms: IoU above which the lower-scored of two spans is dropped.
+        quality: the head that knows the IoU of a span; its logarithm is added to the scores.
 
     Returns:
         For every query a list of (start second, stop second, score). The best span's score is the
         peak membership logit, comparable between videos and windows; the others follow at the
-        distance of their span scores.
+        distance of their span scores. Without a membership head it is the span score itself.
     """
     scores = span_scores(heads, mask).detach()
     T = mask.shape[1]
     # Before suppression a peak is a crowd of near-copies; 64 a wanted span leave room for all peaks.
     values, cells = scores.flatten(1).topk(min(64 * top_k, T * T), dim=1)
-    values = values - values[:, :1] + peak(heads, mask).detach().unsqueeze(1)
+    if quality is not None and heads.fused is not None:
+        values = values + logsigmoid(quality(heads.fused, cells // T, cells % T)).detach()
+        values, order = values.sort(dim=1, descending=True)
+        cells = cells.gather(1, order)
+    values = _from_peak(values, heads, mask)
     found = []
     for value, cell, edge in zip(values.cpu().numpy(), cells.cpu().numpy(), edges, strict=True):
         cell = cell[np.isfinite(value)]
@@ -69,6 +85,48 @@ def decode_spans(
         keep = suppress(spans, value[: len(cell)], nms, top_k)
         found.append([(float(spans[i, 0]), float(spans[i, 1]), float(value[i])) for i in keep])
     return found
+
+
+def decode_cells(
+    cells: Cells, heads: Heads, mask: Tensor, edges: Sequence[np.ndarray], top_k: int, sigma: float = 0.5
+) -> list[list[ScoredSpan]]:
+    """As `decode_spans`, from the cells of a pyramid, with soft-NMS instead of NMS."""
+    count = min(64 * top_k, cells.score.shape[1])
+    scores, order = cells.score.detach().masked_fill(~cells.mask, float("-inf")).topk(count, dim=1)
+    begin = (cells.centre - cells.before).detach().gather(1, order).cpu().numpy()
+    end = (cells.centre + cells.after).detach().gather(1, order).cpu().numpy()
+    frames = mask.sum(1).tolist()
+    kept = []
+    for i, score in enumerate(logsigmoid(scores).cpu().numpy()):
+        at = np.asarray(edges[i], dtype=np.float64)[: frames[i] + 1]
+        real = np.isfinite(score)
+        spans = np.stack([np.interp(x[i][real], np.arange(len(at)), at) for x in (begin, end)], axis=1)
+        kept.append(soft_suppress(spans, score[real], sigma, top_k))
+    best = torch.tensor([[found[0][2]] for found in kept], device=mask.device)
+    rise = (_from_peak(best, heads, mask) - best).flatten().tolist()
+    return [[(s, e, v + up) for s, e, v in found] for found, up in zip(kept, rise, strict=True)]
+
+
+def _from_peak(values: Tensor, heads: Heads, mask: Tensor) -> Tensor:
+    """Values [Q, K], best first, moved so that the best one is the peak membership logit."""
+    if heads.membership is None:
+        return values
+    return values - values[:, :1] + peak(heads.membership, mask).detach().unsqueeze(1)
+
+
+def soft_suppress(spans: np.ndarray, scores: np.ndarray, sigma: float, top_k: int) -> list[ScoredSpan]:
+    """Gaussian soft-NMS (arXiv:1704.04503) of spans [N, 2] with log scores [N], best first.
+
+    A span loses IoU^2 / sigma of its log score for each better one.
+    """
+    scores = scores.astype(np.float64)
+    kept: list[ScoredSpan] = []
+    while len(kept) < min(top_k, len(spans)):
+        best = int(scores.argmax())
+        kept.append((float(spans[best, 0]), float(spans[best, 1]), float(scores[best])))
+        scores = scores - temporal_iou(spans, spans[best]) ** 2 / sigma
+        scores[best] = -np.inf
+    return kept
 
 
 def suppress(spans: np.ndarray, scores: np.ndarray, iou: float, top_k: int | None = None) -> list[int]:
