@@ -6,6 +6,7 @@ once for all its queries. Arrays travel as raw bytes: Parquet and Arrow move the
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -79,6 +80,7 @@ class Batch:
     token_mask: Tensor  # [Q, L]
     video: Tensor  # [Q] the row of each query's video
     text: Tensor  # [Q] equal numbers, equal texts
+    text_key: Tensor  # [Q] the same, comparable between processes
     spans: list[list[Span]]  # [Q] true spans
 
     def to(self, device: torch.device | str) -> Batch:
@@ -103,6 +105,7 @@ def collate(examples: Sequence[Example]) -> Batch:
         token_mask,
         torch.tensor(owners),
         torch.tensor([numbers[t] for t in texts]),
+        torch.tensor([int.from_bytes(hashlib.sha256(t.encode()).digest()[:7]) for t in texts]),
         [s for e in examples for s in e.spans],
     )
 

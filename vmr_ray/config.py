@@ -141,7 +141,9 @@ class TrainConfig(_Section):
     batch_videos: int = Field(32, ge=1, description="videos a step, over all workers")
     queries_per_video: int = Field(10, ge=1, description="queries drawn from one video a step")
     fused_pairs: int = Field(
-        64, ge=1, description="queries fused with their video a step and worker; all learn the projection"
+        64,
+        ge=1,
+        description="queries fused with their video a step, over all workers; all learn the projection",
     )
     foreign_pairs: float = Field(
         0.25, ge=0, le=1, description="further pairs with a foreign video, as a share"

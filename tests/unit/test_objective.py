@@ -7,7 +7,8 @@ from tests.unit.test_batches import example
 from vmr_ray.batches import collate
 from vmr_ray.config import ModelConfig, TrainConfig
 from vmr_ray.model.cross_interaction import CrossInteraction
-from vmr_ray.model.objective import Objective, foreign_pairs
+from vmr_ray.model.losses import Contrast, contrast_loss
+from vmr_ray.model.objective import Objective, foreign_pairs, gather
 from vmr_ray.schema import Annotation
 from vmr_ray.train import split
 
@@ -59,3 +60,48 @@ def test_split_is_by_video_and_stable():
     assert split(dict(reversed(list(groups.items()))), 0.1, seed=1)[1].keys() == val.keys()
     assert split(groups, 0.1, seed=2)[1].keys() != val.keys()
     assert np.isclose(sum(map(len, split(groups, 0.5, seed=3)[1].values())), 10)
+
+
+def test_two_processes_have_the_gradient_of_one_with_the_whole_batch(tmp_path):
+    """Contrast and gradients of ranks with 2 and 3 queries, against one process with all 5."""
+    torch.multiprocessing.spawn(_rank, args=(tmp_path,), nprocs=2)
+    alone = _contrast_of(range(5))
+    loss = contrast_loss(alone)
+    loss.backward()
+    for rank, rows in enumerate(SHARES):
+        found = torch.load(tmp_path / f"{rank}.pt")
+        torch.testing.assert_close(found["loss"], loss.detach())
+        # What DDP makes of it: the gradients of the parameters, averaged over the ranks.
+        torch.testing.assert_close(found["queries"] / 2, alone.queries.grad[list(rows)])
+        torch.testing.assert_close(found["moments"] / 2, alone.moments.grad[list(rows)])
+        torch.testing.assert_close(found["temperature"], alone.temperature.grad)
+
+
+SHARES = (range(2), range(2, 5))
+
+
+def _contrast_of(rows: range) -> Contrast:
+    """Five queries: 0 and 1 are of one video and overlap by a third, 2 and 4 have the same text."""
+    generator = torch.Generator().manual_seed(0)
+    queries, moments = torch.randn(2, 5, 8, generator=generator)
+    rows_ = list(rows)
+    return Contrast(
+        queries[rows_].requires_grad_(),
+        moments[rows_].requires_grad_(),
+        torch.tensor(0.2, requires_grad=True),
+        torch.tensor([0, 0, 1, 2, 2])[rows_],
+        torch.tensor([10, 11, 12, 13, 12])[rows_],
+        torch.tensor([[0.0, 4], [2, 6], [0, 3], [0, 3], [5, 9]])[rows_],
+    )
+
+
+def _rank(rank: int, directory) -> None:
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{directory}/meet", rank=rank, world_size=2
+    )
+    own = _contrast_of(SHARES[rank])
+    loss = contrast_loss(gather(own))
+    loss.backward()
+    gradients = {name: getattr(own, name).grad for name in ("queries", "moments", "temperature")}
+    torch.save({"loss": loss.detach(), **gradients}, directory / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
