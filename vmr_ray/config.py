@@ -90,9 +90,6 @@ class ModelConfig(_Section):
     )
     start_stop: bool = Field(True, description="the first task: start and stop points")
     membership: bool = Field(True, description="the second task: whether a frame belongs to the moment")
-    shortcut: bool = Field(
-        True, description="the projections' similarity goes straight into the membership logit, too"
-    )
     quality: bool = Field(False, description="a head that predicts the IoU of the best spans, to rank them")
     pyramid: int = Field(
         0, ge=0, le=10, description="levels of a multi-scale dense head that regresses the spans; 0: none"

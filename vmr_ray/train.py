@@ -41,7 +41,7 @@ from vmr_ray.checkpoint import (
     restore_optimizer,
     save_checkpoint,
 )
-from vmr_ray.config import Config
+from vmr_ray.config import Config, TrainConfig
 from vmr_ray.controls import fit_constants
 from vmr_ray.encoders import default_text_encoder, text_encoder
 from vmr_ray.errors import VmrError
@@ -326,7 +326,7 @@ def _fit(
         scaling_config=ScalingConfig(
             num_workers=config.train.workers,
             use_gpu=config.train.use_gpu,
-            resources_per_worker={"CPU": config.train.cpus_per_worker},
+            resources_per_worker={"CPU": _claim_cpus(config.train)},
         ),
         run_config=RunConfig(
             name="run",
@@ -347,6 +347,13 @@ def _fit(
     with filesys.open_output_stream(f"{path}/history.json") as stream:
         stream.write(json.dumps(history, indent=1).encode())
     return history, kept[-1][1]
+
+
+def _claim_cpus(config: TrainConfig) -> float:
+    """CPUs that a training process claims of Ray: never all there are, or none would read its data."""
+    from vmr_ray.runtime import cluster_cpus
+
+    return min(config.cpus_per_worker, max(0.25, (cluster_cpus() - 1) / config.workers))
 
 
 def _newest(out: str) -> tuple[str, int] | None:
@@ -442,7 +449,7 @@ def train_loop(loop: dict[str, Any]) -> None:
     objective = Objective(info.network(), settings)
     per_worker = max(1, settings.batch_videos // world)
     steps = max(1, math.ceil(loop["rows"] // world / per_worker))
-    epoch, history, epochs = 0, [], settings.epochs
+    epoch, spent, history = 0, 0.0, []
     resumed = _resume(loop["newest"], rank)
     trainer_state: dict[str, Tensor] = {}
     average = torch.optim.swa_utils.AveragedModel(objective.network, multi_avg_fn=_ema(settings.ema))
@@ -454,8 +461,7 @@ def train_loop(loop: dict[str, Any]) -> None:
             average.module.load_state_dict(load_weights(directory, state))
         average.n_averaged.copy_(trainer_state["averaged"])
         objective.network.load_state_dict(_take(trainer_state, "network."))
-        epoch = state.epoch
-        epochs = int(trainer_state["epochs"]) if settings.max_minutes else epochs
+        epoch, spent = state.epoch, float(trainer_state["seconds"])
     average.to(device)
     module = ray.train.torch.prepare_model(
         objective, parallel_strategy_kwargs={"find_unused_parameters": True} if world > 1 else None
@@ -469,19 +475,19 @@ def train_loop(loop: dict[str, Any]) -> None:
     train_rows, val_rows = (
         _Rows(ray.train.get_dataset_shard(name), info, settings.cache_gb, world) for name in ("train", "val")
     )
-    started = time.monotonic()
+    plan = _Plan(settings, epoch, spent, world)
     autocast = torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
 
-    while epoch < epochs:
-        began = time.monotonic()
-        rng = np.random.default_rng([settings.seed, epoch, rank])
+    while plan.goes_on():
+        plan.begin()
+        rng = np.random.default_rng([settings.seed, plan.epoch, rank])
         torch.manual_seed(int(rng.integers(2**31)))
         module.train()
         totals: dict[str, float] = {}
-        count = 0
-        for examples in train_rows.batches(per_worker, seed=settings.seed + epoch):
+        count = pairs = 0
+        for examples in train_rows.batches(per_worker, seed=settings.seed + plan.epoch):
             batch = collate(_vary(examples, config, rng)).to(device)
-            rate = _schedule(epoch + min(count, steps) / steps, epochs, settings.warmup)
+            rate = _schedule(plan.progress(min(count, steps) / steps), settings.warmup)
             for group in optimizer.param_groups:
                 group["lr"] = settings.lr * rate
             optimizer.zero_grad(set_to_none=True)
@@ -494,26 +500,26 @@ def train_loop(loop: dict[str, Any]) -> None:
             for name, term in terms.items():
                 totals[name] = totals.get(name, 0.0) + term.item()
             count += 1
-        epoch += 1
-        if epoch == 2 and settings.max_minutes:
-            # The first epoch also starts Ray Data; the second one tells how many fit. All must agree.
-            now = time.monotonic()
-            fitting = epoch + int((settings.max_minutes * 60 - (now - started)) / (now - began))
-            epochs = max(epoch, min(epochs, *_gather(fitting, world)))
+            pairs += len(batch.video)
+        plan.end()
         row = {f"loss/{name}": value / max(1, count) for name, value in totals.items()}
-        row |= {"epoch": epoch, "epochs": epochs, "train_s": time.monotonic() - began}
-        if epoch % settings.evaluate_every == 0 or epoch == epochs:
+        row |= {"epoch": plan.epoch, "epochs": plan.expected(), "minutes": plan.now / 60}
+        row |= {"train_s": plan.took, "pairs_per_s": world * pairs / plan.took}
+        if plan.epoch % settings.evaluate_every == 0 or not plan.goes_on():
             row |= validate(predictor, val_rows.batches(16), rank, world, config.evaluate.nms)
             history.append(row)
             with tempfile.TemporaryDirectory() as directory:
                 checkpoint = None
                 if rank == 0:
-                    saved = info.model_copy(update={"epoch": epoch, "metrics": row})
+                    saved = info.model_copy(update={"epoch": plan.epoch, "metrics": row})
                     state_now = {
                         f"network.{k}": v.clone().cpu() for k, v in objective.network.state_dict().items()
                     }
                     state_now |= optimizer_tensors(optimizer)
-                    state_now |= {"epochs": torch.tensor(epochs), "averaged": average.n_averaged.cpu()}
+                    state_now |= {
+                        "seconds": torch.tensor(plan.seconds()),
+                        "averaged": average.n_averaged.cpu(),
+                    }
                     save_checkpoint(directory, average.module.state_dict(), saved, state_now)
                     (Path(directory) / "history.json").write_text(json.dumps(history))
                     checkpoint = ray.train.Checkpoint.from_directory(directory)
@@ -555,12 +561,51 @@ def _parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, 
     return [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
 
 
-def _schedule(epoch: float, epochs: int, warmup: float) -> float:
-    """Linear warm-up, then half a cosine down to 1 %; `epoch` counts fractions."""
-    done = min(epoch / epochs, 1.0)
+def _schedule(progress: float, warmup: float) -> float:
+    """Linear warm-up, then half a cosine down to 1 %; `progress` is the share of the training done."""
+    done = min(progress, 1.0)
     if done < warmup:
         return (done + 1e-3) / (warmup + 1e-3)
     return 0.01 + 0.99 * (1 + math.cos(math.pi * (done - warmup) / (1 - warmup))) / 2
+
+
+class _Plan:
+    """How far the training is: by epochs, or by the clock where `max_minutes` is nearer.
+
+    The clock counts validations and earlier attempts too, and is that of rank 0: all processes must
+    agree on the learning rate and on the end. Inside an epoch it is taken to run as it did in the last.
+    """
+
+    def __init__(self, config: TrainConfig, epoch: int, spent: float, world: int):
+        self.epochs, self.world = config.epochs, world
+        self.limit = 60 * config.max_minutes if config.max_minutes else math.inf
+        self.started = time.monotonic() - spent
+        self.epoch, self.now, self.took = epoch, spent, 0.0
+
+    def seconds(self) -> float:
+        """Of all attempts, so far."""
+        return time.monotonic() - self.started
+
+    def goes_on(self) -> bool:
+        """Whether there is another epoch: at least one, and as long as at least half of it fits."""
+        return self.epoch < self.epochs and (not self.epoch or self.now + self.took / 2 < self.limit)
+
+    def begin(self) -> None:
+        self.now = _gather(self.seconds(), self.world)[0]
+
+    def end(self) -> None:
+        before, self.now = self.now, _gather(self.seconds(), self.world)[0]
+        self.epoch, self.took = self.epoch + 1, self.now - before
+
+    def progress(self, share: float) -> float:
+        """The share of the training that is done when `share` of the current epoch is."""
+        return max((self.epoch + share) / self.epochs, (self.now + share * self.took) / self.limit)
+
+    def expected(self) -> int:
+        """How many epochs it will be, after the first one."""
+        if not self.goes_on():
+            return self.epoch
+        return max(self.epoch + 1, round(min(self.epochs, self.epoch * self.limit / self.now)))
 
 
 def _resume(newest: tuple[str, int] | None, rank: int) -> Any:

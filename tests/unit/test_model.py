@@ -170,7 +170,6 @@ def test_padding_is_not_part_of_the_true_spans_in_frames() -> None:
         {"start_stop": False},
         {"fusion": "one-way"},
         {"fusion": "late"},
-        {"shortcut": False},
         {"quality": True},
         {"pyramid": 3},
     ],

@@ -11,7 +11,7 @@ convolution, loss weights and decoding are this project's choice.
 
 Both towers are free of each other until `fuse`, so a video is encoded once for all its queries. Their
 projections into one space serve the first stage of search; the similarity there of every frame with the
-sentence is also an input of the fused embedding and, over a shortcut, of the membership.
+sentence is also an input of the fused embedding.
 Nothing depends on an absolute position: the network takes any number of frames.
 """
 
@@ -82,7 +82,6 @@ class CrossInteraction(nn.Module):
         # Kernel 3: a boundary is a difference between neighbours.
         self.boundary = nn.Conv1d(width, 2, kernel_size=3, padding=1) if config.start_stop else None
         self.membership = nn.Linear(width, 1) if config.membership else None
-        self.shortcut = nn.Parameter(torch.tensor(0.3)) if config.membership and config.shortcut else None
         self.quality = SpanQuality(width) if config.quality else None
         self.pyramid = Pyramid(width, config.pyramid) if config.pyramid else None
 
@@ -146,10 +145,7 @@ class CrossInteraction(nn.Module):
         if self.boundary is not None:
             start, stop = (self.boundary(fused.transpose(1, 2)) * video_mask.unsqueeze(1)).unbind(1)
         if self.membership is not None:
-            membership = self.membership(fused)
-            if self.shortcut is not None:
-                membership = membership + self.shortcut * similarity
-            membership = membership.squeeze(-1) * video_mask
+            membership = self.membership(fused).squeeze(-1) * video_mask
         cells = None if self.pyramid is None else self.pyramid(fused, video_mask)
         return Heads(start, stop, membership, fused, cells)
 
