@@ -133,7 +133,7 @@ def prepare(data: Path | None, place: Path) -> tuple[Path, dict[str, Path]]:
             # The two folders may have files of equal names.
             named = [json.dumps({**line, "video": f"{name}/{line['video']}"}) for line in lines]
             file.write_text("\n".join(named) + "\n")
-    summary = embed(sources, features, report=progress("embedding"))
+    summary = embed(sources, features, progress=progress("embedding"))
     out.print(f"{summary.videos} videos, {summary.frames} frames embedded in {summary.seconds / 60:.1f} min")
     return features, annotations
 

@@ -122,6 +122,9 @@ class LossConfig(_Section):
     )
 
 
+METRICS = ("miou", "r1_at_0.3", "r1_at_0.5", "r1_at_0.7", "r5_at_0.3", "r5_at_0.5", "r5_at_0.7")
+
+
 class TrainConfig(_Section):
     """Feature store + annotations -> checkpoint."""
 
@@ -130,6 +133,12 @@ class TrainConfig(_Section):
     )
     loss: LossConfig = LossConfig()
     workers: int = Field(1, ge=1, description="data-parallel training processes")
+    min_workers: int | None = Field(
+        None,
+        ge=1,
+        description="begin, and after a loss go on, with as few as this; others join when there is room for "
+        "them, from the last checkpoint on. Default: wait for all",
+    )
     use_gpu: bool = False
     cpus_per_worker: float = Field(1.0, gt=0)
     cache_gb: float = Field(2.0, ge=0, description="rows a worker keeps in memory instead of streaming anew")
@@ -155,8 +164,23 @@ class TrainConfig(_Section):
     clip_norm: float = Field(1.0, gt=0)
     ema: float = Field(0.99, ge=0, lt=1, description="decay of the averaged weights; 0 turns it off")
     val_fraction: float = Field(0.1, gt=0, lt=1, description="share of the videos, if no validation file")
+    metric: Literal[METRICS] = Field(  # type: ignore[valid-type]
+        "miou", description="of the validations: decides which checkpoint is the best"
+    )
+    patience: int | None = Field(
+        None,
+        ge=1,
+        description="end after so many validations without a better metric; default: never, for the learning "
+        "rate is made to fall until the end",
+    )
     evaluate_every: int = Field(1, ge=1, description="epochs between validations (and checkpoints)")
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _workers_in_order(self) -> TrainConfig:
+        if self.min_workers is not None and self.min_workers > self.workers:
+            raise ValueError(f"min_workers={self.min_workers} must be at most workers={self.workers}")
+        return self
 
 
 class EvaluateConfig(_Section):

@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -183,7 +183,15 @@ def _claim(out: str, config: Config, inputs: dict[str, str]) -> None:
     filesys, path = filesystem(out)
     # How long and on how many machines to train may change between two calls of one run.
     settings = config.model_dump(mode="json", include={"model", "train"})
-    for free in ("epochs", "max_minutes", "workers", "use_gpu", "cpus_per_worker"):
+    for free in (
+        "epochs",
+        "max_minutes",
+        "patience",
+        "workers",
+        "min_workers",
+        "use_gpu",
+        "cpus_per_worker",
+    ):
         settings["train"].pop(free)
     wanted = {"inputs": inputs, **settings}
     try:
@@ -324,21 +332,21 @@ def _fit(
         # Every worker sees all validation rows and takes its share itself: none is dropped.
         dataset_config=DataConfig(datasets_to_split=["train"]),
         scaling_config=ScalingConfig(
-            num_workers=config.train.workers,
+            num_workers=(config.train.min_workers or config.train.workers, config.train.workers),
             use_gpu=config.train.use_gpu,
             resources_per_worker={"CPU": _claim_cpus(config.train)},
         ),
         run_config=RunConfig(
             name="run",
             storage_path=out,
-            checkpoint_config=CheckpointConfig(num_to_keep=1, checkpoint_score_attribute="miou"),
+            checkpoint_config=CheckpointConfig(num_to_keep=1, checkpoint_score_attribute=config.train.metric),
             failure_config=FailureConfig(max_failures=3),
         ),
     )
     with _follow(progress, report):
         result = trainer.fit()
     filesys, path = filesystem(out)
-    kept = sorted(result.best_checkpoints, key=lambda pair: pair[1]["miou"])
+    kept = sorted(result.best_checkpoints, key=lambda pair: pair[1][config.train.metric])
     assert result.checkpoint is not None
     for name, checkpoint in (("best", kept[-1][0]), ("last", result.checkpoint)):
         _publish(checkpoint, filesys, f"{path}/{name}")
@@ -478,7 +486,7 @@ def train_loop(loop: dict[str, Any]) -> None:
     plan = _Plan(settings, epoch, spent, world)
     autocast = torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
 
-    while plan.goes_on():
+    while plan.goes_on() and not out_of_patience(history, settings):
         plan.begin()
         rng = np.random.default_rng([settings.seed, plan.epoch, rank])
         torch.manual_seed(int(rng.integers(2**31)))
@@ -526,6 +534,14 @@ def train_loop(loop: dict[str, Any]) -> None:
                 ray.train.report(row, checkpoint=checkpoint)
         if rank == 0:
             loop["progress"].add.remote(row)
+
+
+def out_of_patience(history: Sequence[dict[str, float]], config: TrainConfig) -> bool:
+    """Whether the last `patience` validations brought nothing better than one before them."""
+    if config.patience is None or len(history) <= config.patience:
+        return False
+    values = [row[config.metric] for row in history]
+    return max(values[-config.patience :]) <= max(values[: -config.patience])
 
 
 def _ema(decay: float) -> Callable[..., None]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from tests.unit.test_batches import example
@@ -105,3 +106,22 @@ def _rank(rank: int, directory) -> None:
     gradients = {name: getattr(own, name).grad for name in ("queries", "moments", "temperature")}
     torch.save({"loss": loss.detach(), **gradients}, directory / f"{rank}.pt")
     torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("changes", [{}, {"pyramid": 2, "quality": True}], ids=["defaults", "all heads"])
+def test_mixed_precision_loses_little(changes):
+    """bfloat16 in the network, float32 in the losses; here on a CPU, which has the same autocast."""
+    torch.manual_seed(0)
+    config = ModelConfig(dim=32, heads=2, dropout=0.0, **changes)
+    objective = Objective(CrossInteraction(config, frame_dim=3, token_dim=5), TrainConfig(foreign_pairs=0))
+    batch = collate([example(6), example(7, queries=3), example(9)])
+    torch.manual_seed(1)
+    full = objective(batch)
+    torch.manual_seed(1)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = objective(batch)
+    mixed["total"].backward()
+    for name, value in full.items():
+        assert mixed[name].dtype == torch.float32
+        torch.testing.assert_close(mixed[name], value, rtol=0.05, atol=0.05)
+    assert all(p.grad.isfinite().all() for p in objective.parameters() if p.grad is not None)

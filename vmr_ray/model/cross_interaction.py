@@ -46,6 +46,15 @@ class Heads(NamedTuple):
     fused: Tensor | None = None  # [Q, T, fusion_dim]
     cells: Cells | None = None  # of the pyramid
 
+    def float(self) -> Heads:
+        """The same in full precision."""
+
+        def full(x: Tensor | None) -> Tensor | None:
+            return x.float() if x is not None and x.is_floating_point() else x
+
+        cells = self.cells and Cells(*map(full, self.cells))  # type: ignore[arg-type]
+        return Heads(full(self.start), full(self.stop), full(self.membership), full(self.fused), cells)
+
 
 class CrossInteraction(nn.Module):
     """Scores every frame of a video against a query.

@@ -32,9 +32,13 @@ class Objective(nn.Module):
         spans = [batch.spans[i] for i in own.tolist()] + [[] for _ in asked]
         mask = batch.mask[owners]
         heads = net.fuse(video, batch.mask, query[rows], batch.token_mask[rows], owners)
-        target = targets(spans, batch.edges[owners], mask)
-        contrast = self._contrast(batch, video, query) if self.config.loss.contrast else None
-        return losses(heads, mask, target, contrast, self.config.loss, net.quality)
+        # Mixed precision ends here: sums over many frames need all their digits.
+        with torch.autocast(device.type, enabled=False):
+            target = targets(spans, batch.edges[owners], mask)
+            contrast = None
+            if self.config.loss.contrast:
+                contrast = self._contrast(batch, video.float(), query.float())
+            return losses(heads.float(), mask, target, contrast, self.config.loss, net.quality)
 
     def _contrast(self, batch: Batch, video: Tensor, query: Tensor) -> Contrast:
         frames = self.network.project_video(video, batch.mask)[batch.video]
