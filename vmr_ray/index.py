@@ -37,12 +37,13 @@ _ROW = pa.schema(
         ("window_id", pa.string()),
         ("edges", pa.list_(pa.float64())),
         ("states", pa.large_binary()),  # float16 [T, dim]
+        ("core", pa.list_(pa.int64())),  # the frames whose moments the window answers for: [low, high)
         ("starts", pa.list_(pa.float64())),  # [S] seconds, of the window's segments
         ("ends", pa.list_(pa.float64())),  # [S]
         ("vectors", pa.large_binary()),  # float16 [S, projection dim]
     ]
 )
-_WINDOW = ["window_id", "video_id", "edges", "states"]
+_WINDOW = ["window_id", "video_id", "edges", "states", "core"]
 _VIDEO = ["video_id", "uri", "version", "duration", "frames", "partial"]
 
 
@@ -267,9 +268,7 @@ class _Index:
         }
         for i, window in enumerate(seen):
             video = by_id[window.video_id]
-            follows = i > 0 and seen[i - 1].video_id == window.video_id
-            covered = seen[i - 1].first + len(seen[i - 1].states) - window.first if follows else 0
-            starts, ends, vectors = segments(window, self.config.segment_frames, covered)
+            starts, ends, vectors = segments(window, self.config.segment_frames)
             rows.append(
                 {
                     "video_id": video.video_id,
@@ -282,6 +281,7 @@ class _Index:
                     "window_id": f"{window.first}:{video.video_id}",
                     "edges": window.edges,
                     "states": window.states.tobytes(),
+                    "core": window.core,
                     "starts": starts,
                     "ends": ends,
                     "vectors": vectors.astype(np.float16).tobytes(),
@@ -290,10 +290,10 @@ class _Index:
         return pa.Table.from_pylist(rows, schema=_ROW)
 
 
-def segments(window: Window, frames: int, covered: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def segments(window: Window, frames: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Half-overlapping segments of `frames` frames: starts [S], ends [S] in seconds, unit vectors [S, dim].
 
-    Those that end within the first `covered` frames belong to the window before.
+    Only those with their middle in the window's core: the others are another window's.
     """
     assert window.vectors is not None
     total = len(window.states)
@@ -301,7 +301,7 @@ def segments(window: Window, frames: int, covered: int = 0) -> tuple[np.ndarray,
     if firsts[-1] + frames < total:
         firsts = np.append(firsts, total - frames)
     lasts = np.minimum(firsts + frames, total)
-    keep = lasts > covered
+    keep = (firsts + lasts >= 2 * window.core[0]) & (firsts + lasts < 2 * window.core[1])
     firsts, lasts = firsts[keep], lasts[keep]
     sums = np.concatenate(
         [np.zeros((1, window.vectors.shape[1])), window.vectors.astype(np.float64).cumsum(0)]

@@ -28,11 +28,15 @@ _CACHED_WINDOWS = 2048
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The moments of one query, best first, and where the time went (milliseconds by stage)."""
+    """The moments of one query, best first, and where the time went (milliseconds by stage).
+
+    `candidates` are the videos that stage 1 passed on to stage 2, nearest first.
+    """
 
     query: str
     moments: list[Moment]
     took_ms: dict[str, float] = field(default_factory=dict)
+    candidates: list[str] = field(default_factory=list)
 
 
 class Searcher:
@@ -86,7 +90,8 @@ class Searcher:
         clock.append(time.perf_counter())
         names = ("encode", "candidates", "rank")
         took = {name: 1000 * (b - a) for name, a, b in zip(names, clock, clock[1:], strict=False)}
-        return SearchResult(query, moments[:top_k], took | {"total": 1000 * (clock[-1] - clock[0])})
+        took["total"] = 1000 * (clock[-1] - clock[0])
+        return SearchResult(query, moments[:top_k], took, list(by_video))
 
     def _checked(self, query: str, top_k: int, video_ids: Sequence[str] | None) -> str:
         if not query.strip():
@@ -136,6 +141,7 @@ class Searcher:
                     int(row["window_id"].partition(":")[0]),
                     np.asarray(row["edges"]),
                     np.frombuffer(row["states"], np.float16).reshape(-1, dim),
+                    tuple(row["core"]),
                 )
         windows = []
         for i in ids:

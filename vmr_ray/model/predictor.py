@@ -15,22 +15,23 @@ from vmr_ray.batches import Example, pad
 from vmr_ray.checkpoint import CheckpointInfo, load_network
 from vmr_ray.encoders import text_encoder
 from vmr_ray.model.cross_interaction import CrossInteraction, Heads
-from vmr_ray.model.spans import ScoredSpan, decode_cells, decode_spans, windows
+from vmr_ray.model.spans import ScoredSpan, cores, decode_cells, decode_spans, windows
 from vmr_ray.model.spans import nms as merge
 
 
 @dataclass(frozen=True)
 class Window:
-    """Up to `ModelConfig.window` frames of a video after the query-free tower.
+    """Up to `ModelConfig.window` frames of a video after the query-free tower, from its frame `first` on.
 
     `states` float16 [T, dim], `edges` [T+1] seconds, `vectors` float16 [T, dim] (unit; None once stored,
-    for only the first stage needs them).
+    for only the first stage needs them), `core` see `spans.cores`.
     """
 
     video_id: str
     first: int
     edges: np.ndarray
     states: np.ndarray
+    core: tuple[int, int]
     vectors: np.ndarray | None = None
 
 
@@ -61,9 +62,10 @@ class Predictor:
     ) -> list[Window]:
         """(video_id, features [T, frame_dim], edges [T+1]) of every video -> its windows, in order."""
         cuts = [
-            (video_id, first, features[first:last], edges[first : last + 1])
+            (video_id, first, features[first:last], edges[first : last + 1], core)
             for video_id, features, edges in videos
-            for first, last in windows(len(features), self.info.model.window)
+            for cut in [windows(len(features), self.info.model.window)]
+            for (first, last), core in zip(cut, cores(cut), strict=True)
         ]
         found = []
         for at in range(0, len(cuts), batch):
@@ -71,8 +73,8 @@ class Predictor:
             features, mask = (x.to(self.device) for x in pad([cut[2] for cut in part]))
             states = self.network.encode_video(features, mask)
             vectors = self.network.project_video(states, mask)
-            for (video_id, first, cut, edges), s, v in zip(part, _half(states), _half(vectors), strict=True):
-                found.append(Window(video_id, first, edges, s[: len(cut)], v[: len(cut)]))
+            for (*where, cut, edges, core), s, v in zip(part, _half(states), _half(vectors), strict=True):
+                found.append(Window(*where, edges, s[: len(cut)], core, v[: len(cut)]))
         return found
 
     @torch.inference_mode()
@@ -113,7 +115,7 @@ class Predictor:
             rows = torch.tensor([q for _, q in part], device=self.device)
             states, mask = (x.to(self.device) for x in pad([seen[w].states for w in shared]))
             heads = self.network.fuse(states, mask, queries.states[rows], queries.mask[rows], owner)
-            ranked = self._decode(heads, mask[owner], [seen[w].edges for w, _ in part], top_k, nms)
+            ranked = self._decode(heads, mask[owner], [seen[w] for w, _ in part], top_k, nms)
             frames = self.network.project_video(states, mask)
             for i, spans, (w, q), own in zip(order[at:], ranked, part, owner.tolist(), strict=False):
                 (start, end, _), edges = spans[0], seen[w].edges
@@ -125,11 +127,12 @@ class Predictor:
         return found
 
     def _decode(
-        self, heads: Heads, mask: Tensor, edges: Sequence[np.ndarray], top_k: int, nms: float
+        self, heads: Heads, mask: Tensor, seen: Sequence[Window], top_k: int, nms: float
     ) -> list[list[ScoredSpan]]:
+        edges, cores = [w.edges for w in seen], [w.core for w in seen]
         if heads.cells is not None:
-            return decode_cells(heads.cells, heads, mask, edges, top_k)
-        return decode_spans(heads, mask, edges, top_k, nms, self.network.quality)
+            return decode_cells(heads.cells, heads, mask, edges, top_k, cores)
+        return decode_spans(heads, mask, edges, top_k, nms, self.network.quality, cores)
 
     def retrieve(self, examples: Sequence[Example], top_k: int, nms: float) -> list[list[ScoredSpan]]:
         """The best spans of every query of every example in its own video, best first."""
@@ -144,6 +147,26 @@ class Predictor:
         for (_, q), found in zip(pairs, self.rank(seen, queries, pairs, top_k, nms), strict=True):
             spans[q] += found
         return [merge(found, nms, top_k) for found in spans]
+
+    @torch.inference_mode()
+    def membership(self, example: Example) -> list[np.ndarray]:
+        """How surely each frame belongs to the moment: for every query of the example [T], in [0, 1].
+
+        Where windows overlap, their mean. Nothing without a membership head.
+        """
+        queries = self.encode_tokens(example.tokens)
+        total = np.zeros((len(example.tokens), len(example.features)))
+        count = np.zeros(len(example.features))
+        owner = torch.zeros(len(example.tokens), dtype=torch.long, device=self.device)
+        for window in self.encode_videos([(example.video_id, example.features, example.edges)]):
+            states, mask = (x.to(self.device) for x in pad([window.states]))
+            heads = self.network.fuse(states, mask, queries.states, queries.mask, owner)
+            if heads.membership is None:
+                return []
+            at = slice(window.first, window.first + len(window.states))
+            total[:, at] += heads.membership.sigmoid().cpu().numpy()
+            count[at] += 1
+        return list(total / count)
 
 
 def _half(x: Tensor) -> np.ndarray:

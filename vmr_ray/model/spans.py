@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -51,6 +52,7 @@ def decode_spans(
     top_k: int,
     nms: float,
     quality: SpanQuality | None = None,
+    cores: Sequence[tuple[int, int]] | None = None,
 ) -> list[list[ScoredSpan]]:
     """The best spans of every query, best first.
 
@@ -62,21 +64,28 @@ def decode_spans(
         top_k: spans a query at most.
         nms: IoU above which the lower-scored of two spans is dropped.
         quality: the head that knows the IoU of a span; its logarithm is added to the scores.
+        cores: of every query's window, see `cores`; only spans with their middle there are told.
 
     Returns:
-        For every query a list of (start second, stop second, score). The best span's score is the
+        For every query a list of (start second, stop second, score). The best span's score is its
         peak membership logit, comparable between videos and windows; the others follow at the
         distance of their span scores. Without a membership head it is the span score itself.
     """
     scores = span_scores(heads, mask).detach()
     T = mask.shape[1]
+    if cores is not None:
+        low, high = torch.tensor(cores, device=mask.device).unsqueeze(2).unbind(1)
+        at = torch.arange(T, device=mask.device)
+        twice_middle = at[:, None] + at + 1
+        outside = (twice_middle < 2 * low.unsqueeze(2)) | (twice_middle >= 2 * high.unsqueeze(2))
+        scores = scores.masked_fill(outside, float("-inf"))
     # Before suppression a peak is a crowd of near-copies; 64 a wanted span leave room for all peaks.
     values, cells = scores.flatten(1).topk(min(64 * top_k, T * T), dim=1)
     if quality is not None and heads.fused is not None:
         values = values + logsigmoid(quality(heads.fused, cells // T, cells % T)).detach()
         values, order = values.sort(dim=1, descending=True)
         cells = cells.gather(1, order)
-    values = _from_peak(values, heads, mask)
+    values = _from_peak(values, heads, cells[:, :1] // T, cells[:, :1] % T)
     found = []
     for value, cell, edge in zip(values.cpu().numpy(), cells.cpu().numpy(), edges, strict=True):
         cell = cell[np.isfinite(value)]
@@ -88,30 +97,49 @@ def decode_spans(
 
 
 def decode_cells(
-    cells: Cells, heads: Heads, mask: Tensor, edges: Sequence[np.ndarray], top_k: int, sigma: float = 0.5
+    cells: Cells,
+    heads: Heads,
+    mask: Tensor,
+    edges: Sequence[np.ndarray],
+    top_k: int,
+    cores: Sequence[tuple[int, int]] | None = None,
+    sigma: float = 0.5,
 ) -> list[list[ScoredSpan]]:
     """As `decode_spans`, from the cells of a pyramid, with soft-NMS instead of NMS."""
     count = min(64 * top_k, cells.score.shape[1])
-    scores, order = cells.score.detach().masked_fill(~cells.mask, float("-inf")).topk(count, dim=1)
-    begin = (cells.centre - cells.before).detach().gather(1, order).cpu().numpy()
-    end = (cells.centre + cells.after).detach().gather(1, order).cpu().numpy()
-    frames = mask.sum(1).tolist()
+    frames = mask.sum(1, keepdim=True)
+    low, high = torch.zeros_like(frames), frames
+    if cores is not None:
+        low, high = torch.tensor(cores, device=mask.device).unsqueeze(2).unbind(1)
+    # Of cells, the centre: the span that it regresses may lie anywhere, the cell's own place is exact.
+    told = cells.mask & (cells.centre >= low) & (cells.centre < high)
+    scores, order = cells.score.detach().masked_fill(~told, float("-inf")).topk(count, dim=1)
+    begin = (cells.centre - cells.before).detach().gather(1, order).clamp_min(0)
+    end = (cells.centre + cells.after).detach().gather(1, order).minimum(frames)
     kept = []
     for i, score in enumerate(logsigmoid(scores).cpu().numpy()):
-        at = np.asarray(edges[i], dtype=np.float64)[: frames[i] + 1]
+        at = np.asarray(edges[i], dtype=np.float64)[: int(frames[i]) + 1]
         real = np.isfinite(score)
-        spans = np.stack([np.interp(x[i][real], np.arange(len(at)), at) for x in (begin, end)], axis=1)
+        ends = (x[i].cpu().numpy()[real] for x in (begin, end))
+        spans = np.stack([np.interp(x, np.arange(len(at)), at) for x in ends], axis=1)
         kept.append(soft_suppress(spans, score[real], sigma, top_k))
     best = torch.tensor([[found[0][2]] for found in kept], device=mask.device)
-    rise = (_from_peak(best, heads, mask) - best).flatten().tolist()
+    first = begin[:, :1].long().minimum(frames - 1)
+    last = (end[:, :1].ceil().long() - 1).maximum(first)
+    rise = (_from_peak(best, heads, first, last) - best).flatten().tolist()
     return [[(s, e, v + up) for s, e, v in found] for found, up in zip(kept, rise, strict=True)]
 
 
-def _from_peak(values: Tensor, heads: Heads, mask: Tensor) -> Tensor:
-    """Values [Q, K], best first, moved so that the best one is the peak membership logit."""
+def _from_peak(values: Tensor, heads: Heads, first: Tensor, last: Tensor) -> Tensor:
+    """Values [Q, K], best first, moved so that the best one is the peak membership of its frames.
+
+    first and last [Q, 1]: the best span's frames (inclusive).
+    """
     if heads.membership is None:
         return values
-    return values - values[:, :1] + peak(heads.membership, mask).detach().unsqueeze(1)
+    at = torch.arange(heads.membership.shape[1], device=values.device)
+    inside = (at >= first) & (at <= last)
+    return values - values[:, :1] + peak(heads.membership, inside).detach().unsqueeze(1)
 
 
 def soft_suppress(spans: np.ndarray, scores: np.ndarray, sigma: float, top_k: int) -> list[ScoredSpan]:
@@ -169,3 +197,14 @@ def windows(n_frames: int, window: int, stride: int | None = None) -> list[tuple
         return [(0, n_frames)]
     firsts = [*range(0, n_frames - window, stride), n_frames - window]
     return [(first, first + window) for first in firsts]
+
+
+def cores(cuts: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The part of each window, in its own frames, whose moments it answers for: [low, high).
+
+    A border between two windows' cores lies in the middle of their overlap. A moment belongs to the window
+    that has the moment's middle in its core; others may see only a piece of it, which looks as good.
+    """
+    borders = [(last + first) // 2 for (_, last), (first, _) in pairwise(cuts)]
+    lows, highs = [cuts[0][0], *borders], [*borders, cuts[-1][1]]
+    return [(low - first, high - first) for (first, _), low, high in zip(cuts, lows, highs, strict=True)]
