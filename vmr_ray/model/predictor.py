@@ -61,20 +61,21 @@ class Predictor:
         self, videos: Sequence[tuple[str, np.ndarray, np.ndarray]], batch: int = 32
     ) -> list[Window]:
         """(video_id, features [T, frame_dim], edges [T+1]) of every video -> its windows, in order."""
-        cuts = [
-            (video_id, first, features[first:last], edges[first : last + 1], core)
-            for video_id, features, edges in videos
-            for cut in [windows(len(features), self.info.model.window)]
-            for (first, last), core in zip(cut, cores(cut), strict=True)
-        ]
+        cuts = []
+        for video_id, features, edges in videos:
+            places = windows(len(features), self.info.model.window)
+            for (first, last), core in zip(places, cores(places), strict=True):
+                cuts.append((video_id, first, features[first:last], edges[first : last + 1], core))
         found = []
         for at in range(0, len(cuts), batch):
             part = cuts[at : at + batch]
             features, mask = (x.to(self.device) for x in pad([cut[2] for cut in part]))
             states = self.network.encode_video(features, mask)
             vectors = self.network.project_video(states, mask)
-            for (*where, cut, edges, core), s, v in zip(part, _half(states), _half(vectors), strict=True):
-                found.append(Window(*where, edges, s[: len(cut)], core, v[: len(cut)]))
+            for (video_id, first, cut, edges, core), s, v in zip(
+                part, _half(states), _half(vectors), strict=True
+            ):
+                found.append(Window(video_id, first, edges, s[: len(cut)], core, v[: len(cut)]))
         return found
 
     @torch.inference_mode()

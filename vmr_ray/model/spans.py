@@ -75,8 +75,8 @@ def decode_spans(
     T = mask.shape[1]
     if cores is not None:
         low, high = torch.tensor(cores, device=mask.device).unsqueeze(2).unbind(1)
-        at = torch.arange(T, device=mask.device)
-        twice_middle = at[:, None] + at + 1
+        frames = torch.arange(T, device=mask.device)
+        twice_middle = frames[:, None] + frames + 1
         outside = (twice_middle < 2 * low.unsqueeze(2)) | (twice_middle >= 2 * high.unsqueeze(2))
         scores = scores.masked_fill(outside, float("-inf"))
     # Before suppression a peak is a crowd of near-copies; 64 a wanted span leave room for all peaks.
