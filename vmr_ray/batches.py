@@ -130,8 +130,7 @@ def _pad_edges(edges: np.ndarray, frames: int) -> Tensor:
 def crop(example: Example, window: int, rng: np.random.Generator) -> Example:
     """At most `window` frames of a video, cut around one of its moments drawn at random.
 
-    A query stays if half of one of its spans is inside (or fills half of the cut); its spans are
-    clipped to the cut.
+    A query stays if `clip` leaves one of its spans.
     """
     frames = len(example.features)
     if frames <= window:
@@ -140,7 +139,7 @@ def crop(example: Example, window: int, rng: np.random.Generator) -> Example:
     centre = int(np.searchsorted(example.edges, (start + end) / 2, side="right")) - 1
     first = int(np.clip(centre - rng.integers(window), 0, frames - window))
     low, high = example.edges[first], example.edges[first + window]
-    inside = [_clip(spans, low, high) for spans in example.spans]
+    inside = [clip(spans, low, high) for spans in example.spans]
     keep = [i for i, spans in enumerate(inside) if spans]
     return Example(
         example.video_id,
@@ -153,10 +152,11 @@ def crop(example: Example, window: int, rng: np.random.Generator) -> Example:
     )
 
 
-def _clip(spans: Sequence[Span], low: float, high: float) -> list[Span]:
+def clip(spans: Sequence[Sequence[float]], low: float, high: float) -> list[Span]:
+    """The parts of spans inside `[low, high)`; one stays if half of it is inside, or fills half of that."""
     clipped = [(max(s, low), min(e, high), e - s) for s, e in spans]
-    # A little under a half: the cut falls on whole frames.
-    return [(s, e) for s, e, length in clipped if e - s >= 0.45 * min(length, high - low)]
+    # A little under a half: `low` and `high` fall on whole frames.
+    return [(s, e) for s, e, length in clipped if e - s >= 0.45 * min(length, high - low) > 0]
 
 
 def _draw(items: Sequence[Any], rng: np.random.Generator) -> Any:

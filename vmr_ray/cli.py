@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich import progress as bars
@@ -22,7 +22,7 @@ from vmr_ray.config import Config, load_config
 from vmr_ray.errors import VmrError
 
 if TYPE_CHECKING:
-    from vmr_ray.schema import Progress
+    from vmr_ray.schema import Progress, Quarantined
 
 app = typer.Typer(
     name="vmr",
@@ -204,6 +204,10 @@ def train(
     workers: Annotated[int | None, typer.Option(help="data-parallel training processes")] = None,
     epochs: Annotated[int | None, typer.Option(help="passes over the annotated videos")] = None,
     gpu: Annotated[bool | None, typer.Option("--gpu/--cpu", help="one GPU a worker")] = None,
+    track: Annotated[
+        list[str] | None,
+        typer.Option(help="tensorboard or mlflow: log the metrics of every epoch there too; repeatable"),
+    ] = None,
     config: ConfigOption = None,
     set_: SetOption = None,
     as_json: JsonOption = False,
@@ -211,7 +215,8 @@ def train(
     """Train the cross-interaction network. Run it again to resume after an interruption."""
     from vmr_ray.train import train as run
 
-    settings = _config(config, set_, {"train.workers": workers, "train.epochs": epochs, "train.use_gpu": gpu})
+    flags = {"train.workers": workers, "train.epochs": epochs, "train.use_gpu": gpu, "train.track": track}
+    settings = _config(config, set_, flags)
     with _bar("training", settings.train.epochs) as bar:
 
         def report(row: dict[str, float]) -> None:
@@ -245,6 +250,14 @@ def evaluate(
     to: Annotated[
         str | None, typer.Option("--out", "-o", help="directory for metrics.json and predictions.parquet")
     ] = None,
+    report: Annotated[
+        str | None,
+        typer.Option(help="directory or URI for report.html: curves, errors, best and worst"),
+    ] = None,
+    index_: Annotated[
+        str | None, typer.Option("--index", "-i", help="index to ask the queries of, all its videos at once")
+    ] = None,
+    max_queries: Annotated[int | None, typer.Option(help="queries asked of the index at most")] = None,
     config: ConfigOption = None,
     set_: SetOption = None,
     as_json: JsonOption = False,
@@ -252,17 +265,67 @@ def evaluate(
     """Measure a checkpoint: R@1 and R@5 at IoU 0.3/0.5/0.7 and mIoU, beside what needs no model."""
     from vmr_ray.evaluate import evaluate as run
 
-    result = run(checkpoint, features, annotations, to, _config(config, set_).evaluate)
+    settings = _config(config, set_, {"evaluate.corpus_queries": max_queries})
+    result = run(checkpoint, features, annotations, to, settings.evaluate, report, index_, settings.search)
     if as_json:
         _json(asdict(result))
         return
     out.print(metrics_table(result))
+    if result.corpus:
+        out.print(corpus_table(result.corpus))
+    if report is not None:
+        out.print(f"report -> {report}/report.html", highlight=False, soft_wrap=True, markup=False)
     if result.without_features:
         err.print(f"[yellow]note:[/] {result.without_features} annotations have no video in {features}")
 
 
+@app.command()
+def reproduce(
+    recipe: Annotated[Path, typer.Argument(help="recipe, such as configs/charades_sta_i3d.yaml")],
+    features: Annotated[
+        list[Path],
+        typer.Option(
+            "--features", "-f", help="folder that holds the recipe's sources, or each of them; repeatable"
+        ),
+    ],
+    annotations: Annotated[
+        Path, typer.Option("--annotations", "-a", help="folder of the benchmark's annotation files")
+    ],
+    to: Annotated[str, typer.Option("--out", "-o", help="directory; the same one resumes")],
+    workers: Annotated[int | None, typer.Option(help="data-parallel training processes")] = None,
+    epochs: Annotated[int | None, typer.Option(help="passes over the annotated videos")] = None,
+    gpu: Annotated[bool | None, typer.Option("--gpu/--cpu", help="one GPU a worker")] = None,
+    set_: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a benchmark from published features: import, train, evaluate. Run it again to resume."""
+    from vmr_ray.reproduce import load_recipe
+    from vmr_ray.reproduce import reproduce as run
+
+    flags = _flags({"train.workers": workers, "train.epochs": epochs, "train.use_gpu": gpu})
+    settings = load_recipe(recipe, [*(set_ or []), *flags])
+    with _bar("reproducing", None) as bar:
+        result = run(
+            settings,
+            features,
+            annotations,
+            to,
+            lambda done, todo: bar(done, "videos imported", todo),
+            lambda row: bar(row["epoch"], f"epochs, loss {row['loss/total']:.3f}", row["epochs"]),
+        )
+    if as_json:
+        _json(asdict(result.evaluation) | {"imported": asdict(result.imported)})
+        return
+    _quarantined(result.imported.quarantined)
+    out.print(metrics_table(result.evaluation))
+    if result.evaluation.without_features:
+        err.print(f"[yellow]note:[/] {result.evaluation.without_features} annotations have no features")
+
+
 def metrics_table(result: Any) -> Table:
     """An Evaluation as a table: the model and its two controls."""
+    from vmr_ray.metrics import metric_label
+
     table = Table(title=f"{result.queries} queries on {result.videos} videos, percent")
     table.add_column("")
     columns = {
@@ -273,8 +336,21 @@ def metrics_table(result: Any) -> Table:
     for name in columns:
         table.add_column(name, justify="right")
     for key in result.model:
-        label = "mIoU" if key == "miou" else f"R@{key[1]} IoU={key.rpartition('_')[2]}"
-        table.add_row(label, *(f"{found[key]:.1f}" if key in found else "-" for found in columns.values()))
+        row = (f"{found[key]:.1f}" if key in found else "-" for found in columns.values())
+        table.add_row(metric_label(key), *row)
+    return table
+
+
+def corpus_table(corpus: Any) -> Table:
+    """A Corpus as a table: the whole search, and its first stage."""
+    from vmr_ray.metrics import metric_label
+
+    table = Table(title=f"{corpus.queries} queries on all {corpus.videos} videos of the index, percent")
+    table.add_column("")
+    table.add_column("model", justify="right")
+    for key, value in corpus.metrics.items():
+        table.add_row(metric_label(key), f"{value:.1f}")
+    table.add_row("stage 1 finds the video", f"{corpus.candidate_recall:.1f}")
     return table
 
 
@@ -384,7 +460,7 @@ def demo(
     run(directory, stay=not exit_, port=port)
 
 
-features_app = typer.Typer(no_args_is_help=True, help="Check a feature store, or pack its many small files.")
+features_app = typer.Typer(no_args_is_help=True, help="Check, pack or import features.")
 app.add_typer(features_app, name="features")
 
 
@@ -451,10 +527,195 @@ def compact(
     )
 
 
+@features_app.command("import")
+def import_(
+    sources: Annotated[
+        list[Path],
+        typer.Argument(help="folders of .npy, .npz or .pt, one file a video, or HDF5 files; they are joined"),
+    ],
+    to: Annotated[str, typer.Option("--out", "-o", help="feature store: a directory or URI")],
+    clip_seconds: Annotated[
+        str | None,
+        typer.Option(help="seconds of one clip, or `duration`: the video's duration in equal shares"),
+    ] = None,
+    fps: Annotated[float | None, typer.Option(help="clips a second, instead of --clip-seconds")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="what to call the features; default: the sources' names")
+    ] = None,
+    key: Annotated[
+        list[str] | None, typer.Option(help="array inside a file; once, or once for each source")
+    ] = None,
+    annotations: Annotated[
+        list[Path] | None,
+        typer.Option("--annotations", "-a", help="file that tells the videos' durations; repeatable"),
+    ] = None,
+    normalize: Annotated[bool, typer.Option("--normalize", help="each source's rows to length 1")] = False,
+    max_clips: Annotated[
+        int | None, typer.Option(help="average longer videos down to this many clips", min=1)
+    ] = None,
+    tolerance: Annotated[
+        int, typer.Option(help="clips by which sources or durations may differ; the excess is cut", min=0)
+    ] = 2,
+    max_failed: Annotated[
+        float, typer.Option(help="share of failed videos above which the exit code is 1", min=0, max=1)
+    ] = 0.05,
+    as_json: JsonOption = False,
+) -> None:
+    """Take precomputed features into a feature store. Finished videos are skipped, bad ones quarantined."""
+    from vmr_ray.features.imports import import_features
+
+    with _bar("importing", None) as bar:
+        result = import_features(
+            sources,
+            to,
+            _clip_seconds(clip_seconds, fps),
+            name=name,
+            keys=key or [],
+            annotations=annotations or [],
+            tolerance=tolerance,
+            normalize=normalize,
+            max_clips=max_clips,
+            progress=lambda done, todo: bar(done, "videos", todo),
+        )
+    failed = len(result.quarantined)
+    if as_json:
+        _json(asdict(result) | {"out": to})
+    else:
+        out.print(
+            f"{result.videos} videos: {result.imported} imported, {result.skipped} already there, {failed} "
+            f"quarantined; {result.clips} clips of {result.dim} dimensions as {result.encoder} -> {to}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+        if result.without_duration:
+            err.print(f"[yellow]note:[/] {result.without_duration} videos without a known duration left out")
+        _quarantined(result.quarantined)
+    if failed > max_failed * result.videos:
+        err.print(
+            f"[bold red]failed:[/] {failed} of {result.videos} videos are quarantined, more than the share "
+            f"{max_failed:g} that --max-failed allows; the others are imported",
+            highlight=False,
+            soft_wrap=True,
+        )
+        raise typer.Exit(1)
+
+
+@features_app.command("import-text")
+def import_text(
+    source: Annotated[
+        Path, typer.Argument(help="folder of .npz, .npy or .pt, one file a query, or one HDF5 file")
+    ],
+    annotations: Annotated[
+        list[Path], typer.Option("--annotations", "-a", help="file with the queries; repeatable")
+    ],
+    to: Annotated[str, typer.Option("--out", "-o", help="directory or URI for the token states")],
+    key: Annotated[
+        str | None, typer.Option(help="array inside a file; default: last_hidden_state, or the only one")
+    ] = None,
+    normalize: Annotated[bool, typer.Option("--normalize", help="every token to length 1")] = False,
+    max_tokens: Annotated[int | None, typer.Option(help="cut longer queries", min=1)] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Take precomputed token states of queries, found by qid or row number, for `train.text_encoder`."""
+    from vmr_ray.features.texts import import_text as run
+
+    with _bar("importing", None) as bar:
+        result = run(
+            source,
+            annotations,
+            to,
+            key=key,
+            normalize=normalize,
+            max_tokens=max_tokens,
+            progress=lambda done, todo: bar(done, "queries", todo),
+        )
+    if as_json:
+        _json(asdict(result) | {"out": to})
+        return
+    out.print(
+        f"{result.queries} queries, {result.texts} different texts, states of {result.dim} dimensions; train "
+        f"with --set train.text_encoder={_plain(result.encoder)}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+annotations_app = typer.Typer(no_args_is_help=True, help="Check annotation files.")
+app.add_typer(annotations_app, name="annotations")
+
+
+@annotations_app.callback()
+def _annotations() -> None:
+    """Check annotation files."""
+
+
+@annotations_app.command()
+def check(
+    file: Annotated[Path, typer.Argument(help="JSONL/CSV of your own, or a benchmark's file")],
+    features: Annotated[
+        str | None, typer.Option(help="feature store: tell which videos of the file are in it")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say which rows are usable and how to mend the others. The exit code is 1 if any was dropped."""
+    from vmr_ray.annotations.report import report as run
+
+    result = run(file, features)
+    if as_json:
+        _json(asdict(result))
+    else:
+        out.print(
+            f"{file} ({result.format}): {result.rows} rows, {result.kept} usable, of which "
+            f"{sum(result.clipped.values())} were clipped; {sum(result.dropped.values())} dropped; "
+            f"{result.videos} videos",
+            highlight=False,
+            soft_wrap=True,
+        )
+        for action, colour in (("dropped", "bold red"), ("clipped", "yellow")):
+            rows = [f"{p.where}: {p.reason}" for p in result.problems if p.action == action]
+            _listed(f"[{colour}]{action}[/]", rows)
+        if result.with_features is not None and result.without_features is not None:
+            out.print(f"{len(result.with_features)} of {result.videos} videos are in {features}")
+            _listed("[yellow]without features[/]", result.without_features)
+    if not result.usable:
+        raise typer.Exit(1)
+
+
+def _listed(label: str, lines: list[str], most: int = 20) -> None:
+    """The first lines on stderr, and how many more there are."""
+    for line in lines[:most]:
+        err.print(f"{label} {_plain(line)}", highlight=False, soft_wrap=True)
+    if len(lines) > most:
+        err.print(f"{label} and {len(lines) - most} more")
+
+
+def _quarantined(rows: list[Quarantined]) -> None:
+    _listed("[yellow]quarantined[/]", [f"{row.video_id}: {row.error}" for row in rows])
+
+
+def _clip_seconds(text: str | None, fps: float | None) -> float | Literal["duration"]:
+    if (text is None) == (fps is None):
+        raise VmrError("the length of a clip is not clear: give either --clip-seconds or --fps")
+    if fps is not None:
+        if fps <= 0:
+            raise VmrError(f"--fps {fps:g}: give a number above 0")
+        return 1 / fps
+    if text == "duration":
+        return "duration"
+    try:
+        return float(str(text))
+    except ValueError:
+        raise VmrError(f"--clip-seconds {text}: give seconds, for example 0.5, or duration") from None
+
+
 def _config(path: Path | None, overrides: list[str] | None, flags: dict[str, Any] | None = None) -> Config:
     """The config file, then --set, then the flags of the verb itself."""
-    given = [f"{key}={json.dumps(value)}" for key, value in (flags or {}).items() if value is not None]
-    return load_config(path, [*(overrides or []), *given])
+    return load_config(path, [*(overrides or []), *_flags(flags or {})])
+
+
+def _flags(flags: dict[str, Any]) -> list[str]:
+    return [f"{key}={json.dumps(value)}" for key, value in flags.items() if value is not None]
 
 
 def _json(value: Any) -> None:

@@ -5,6 +5,7 @@ A config file holds any subset of the sections below; `--set section.key=value` 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -14,11 +15,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from vmr_ray.errors import VmrError
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class DecodeConfig(_Section):
+class DecodeConfig(Section):
     """How frames are taken out of a video."""
 
     sampling: str = Field("fps=1", description="fps=<x>, every=<n> frames, or keyframes")
@@ -36,7 +37,7 @@ class DecodeConfig(_Section):
         return value
 
 
-class EmbedConfig(_Section):
+class EmbedConfig(Section):
     """Videos -> feature store."""
 
     encoder: str = Field("efficientnet-lite0", description="efficientnet-lite0, or hf:<name or local path>")
@@ -69,7 +70,7 @@ class EmbedConfig(_Section):
     )
 
 
-class ModelConfig(_Section):
+class ModelConfig(Section):
     """The cross-interaction network."""
 
     dim: int = Field(256, ge=8, description="width of the two towers and of the first-stage vectors")
@@ -108,7 +109,7 @@ class ModelConfig(_Section):
         return self
 
 
-class LossConfig(_Section):
+class LossConfig(Section):
     """Weights of the summed losses; 0 turns one off."""
 
     span: float = Field(1.0, ge=0, description="start/stop")
@@ -125,7 +126,7 @@ class LossConfig(_Section):
 METRICS = ("miou", "r1_at_0.3", "r1_at_0.5", "r1_at_0.7", "r5_at_0.3", "r5_at_0.5", "r5_at_0.7")
 
 
-class TrainConfig(_Section):
+class TrainConfig(Section):
     """Feature store + annotations -> checkpoint."""
 
     text_encoder: str | None = Field(
@@ -143,7 +144,9 @@ class TrainConfig(_Section):
     cpus_per_worker: float = Field(1.0, gt=0)
     cache_gb: float = Field(2.0, ge=0, description="rows a worker keeps in memory instead of streaming anew")
     epochs: int = Field(30, ge=1)
-    max_minutes: float | None = Field(None, gt=0, description="stop after this wall time, at an epoch's end")
+    max_minutes: float | None = Field(
+        None, gt=0, description="train no longer than this, validations and earlier attempts included"
+    )
     batch_videos: int = Field(32, ge=1, description="videos a step, over all workers")
     queries_per_video: int = Field(10, ge=1, description="queries drawn from one video a step")
     fused_pairs: int = Field(
@@ -174,6 +177,9 @@ class TrainConfig(_Section):
         "rate is made to fall until the end",
     )
     evaluate_every: int = Field(1, ge=1, description="epochs between validations (and checkpoints)")
+    track: tuple[Literal["tensorboard", "mlflow"], ...] = Field(
+        (), description="where else the metrics of every epoch go; needs `pip install 'vmr-ray[tracking]'`"
+    )
     seed: int = 0
 
     @model_validator(mode="after")
@@ -183,16 +189,19 @@ class TrainConfig(_Section):
         return self
 
 
-class EvaluateConfig(_Section):
+class EvaluateConfig(Section):
     """Checkpoint + annotations -> metrics."""
 
     thresholds: tuple[float, ...] = (0.3, 0.5, 0.7)
     top_k: tuple[int, ...] = (1, 5)
     nms: float = Field(0.5, gt=0, le=1, description="IoU above which the lower-scored span is dropped")
     batch_videos: int = Field(32, ge=1)
+    corpus_queries: int = Field(
+        500, ge=1, description="queries asked of a whole index, drawn always alike, if there are more"
+    )
 
 
-class IndexConfig(_Section):
+class IndexConfig(Section):
     """Feature store + checkpoint -> LanceDB index."""
 
     segment_frames: int = Field(4, ge=1, description="frames a first-stage segment, half overlapping")
@@ -200,7 +209,7 @@ class IndexConfig(_Section):
     ann_min_rows: int = Field(50_000, ge=256, description="below this many segments search is exact")
 
 
-class SearchConfig(_Section):
+class SearchConfig(Section):
     """Index -> moments."""
 
     candidates: int = Field(200, ge=1, description="segments out of stage 1")
@@ -210,7 +219,7 @@ class SearchConfig(_Section):
     max_top_k: int = Field(100, ge=1)
 
 
-class Config(_Section):
+class Config(Section):
     embed: EmbedConfig = EmbedConfig()
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
@@ -244,8 +253,19 @@ def _sentence(cls: type[BaseModel], error: Any) -> str:
     return f"unknown key {where!r}; known here: {', '.join(known.model_fields)}"
 
 
-def load_config(path: str | Path | None = None, overrides: list[str] | None = None) -> Config:
+def load_config(path: str | Path | None = None, overrides: Sequence[str] | None = None) -> Config:
     """Read a YAML config and apply `section.key=value` overrides (values are parsed as YAML).
+
+    Raises:
+        VmrError: the file is missing or not YAML, a key is unknown, or a value is refused.
+    """
+    return load_as(Config, path, overrides)
+
+
+def load_as(
+    cls: type[Model], path: str | Path | None = None, overrides: Sequence[str] | None = None
+) -> Model:
+    """As `load_config`, into a model of other sections.
 
     Raises:
         VmrError: the file is missing or not YAML, a key is unknown, or a value is refused.
@@ -265,7 +285,7 @@ def load_config(path: str | Path | None = None, overrides: list[str] | None = No
         if not equals:
             raise VmrError(f"--set {override}: write section.key=value, for example train.epochs=5")
         _assign(data, key.strip().split("."), value, override)
-    return validated(Config, data, str(path) if path else "--set" if overrides else "config")
+    return validated(cls, data, str(path) if path else "--set" if overrides else "config")
 
 
 def _assign(data: dict[str, Any], keys: list[str], value: str, override: str) -> None:

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
-from vmr_ray.annotations import load_annotations
+from vmr_ray import __version__
+from vmr_ray.annotations import load_annotations, read_annotations
 from vmr_ray.batches import Example
-from vmr_ray.checkpoint import load_info
-from vmr_ray.config import EvaluateConfig
+from vmr_ray.checkpoint import CheckpointInfo, load_info
+from vmr_ray.config import EvaluateConfig, SearchConfig
 from vmr_ray.controls import constant_metrics, derangement
 from vmr_ray.errors import VmrError
 from vmr_ray.features import FeatureStore, resolve_ids
-from vmr_ray.metrics import moment_metrics
+from vmr_ray.metrics import candidate_recall, corpus_metrics, moment_metrics
 from vmr_ray.model.predictor import Predictor
-from vmr_ray.sources import filesystem
+from vmr_ray.sources import filesystem, public
+
+if TYPE_CHECKING:
+    from vmr_ray.report.cases import Case
+    from vmr_ray.search import Searcher
 
 _ROW = pa.schema(
     [
@@ -32,6 +40,24 @@ _ROW = pa.schema(
         ("shuffled", pa.list_(pa.list_(pa.float64()))),
     ]
 )
+_CORPUS_TOP = (1, 5, 10, 100)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Search in a whole index: percentages by metric name, and of stage 1 apart.
+
+    candidate_recall: the share of the queries whose video stage 1 passed on. candidates: how many videos
+    it passed on, on average. not_indexed: annotated queries whose video is not in the index.
+    """
+
+    metrics: dict[str, float]
+    candidate_recall: float
+    candidates: float
+    queries: int
+    annotated: int
+    not_indexed: int
+    videos: int
 
 
 @dataclass(frozen=True)
@@ -39,7 +65,7 @@ class Evaluation:
     """Percentages by metric name; `constant` and `shuffled` are the controls.
 
     constant: the best constant spans of the training set. shuffled: the same model, each query
-    answered from another video.
+    answered from another video. corpus: if an index was given.
     """
 
     model: dict[str, float]
@@ -50,6 +76,7 @@ class Evaluation:
     without_features: int
     checkpoint: str
     version: str
+    corpus: Corpus | None = None
 
 
 def evaluate(
@@ -58,12 +85,21 @@ def evaluate(
     annotations: str | Path,
     out: str | Path | None = None,
     config: EvaluateConfig | None = None,
+    report: str | Path | None = None,
+    index: str | Path | None = None,
+    search: SearchConfig | None = None,
 ) -> Evaluation:
     """Evaluate over the cluster; with `out`, write `metrics.json` and `predictions.parquet` there.
 
+    Args:
+        report: directory or URI for `report.html`, `report.json` and figures.
+        index: index of the same checkpoint; the queries are also asked of all its videos.
+        search: how the index is searched.
+
     Raises:
-        VmrError: an input is missing or malformed, the features are not of the checkpoint's kind, or
-            fewer than two annotated videos are embedded (the shuffled control needs two).
+        VmrError: an input is missing or malformed, the features are not of the checkpoint's kind, the
+            index is of another checkpoint, or fewer than two annotated videos are embedded (the shuffled
+            control needs two).
     """
     import pyarrow.parquet as pq
     import ray
@@ -75,6 +111,7 @@ def evaluate(
     info = load_info(checkpoint)
     store = FeatureStore.open(str(features))
     info.check_features(store.spec, str(features))
+    searcher = None if index is None else _searcher(str(index), info, search)
     given = load_annotations(annotations)
     files = store.files()
     ids = resolve_ids((a.video_id for a in given), files)
@@ -124,6 +161,7 @@ def evaluate(
         without_features=len(given) - len(truths),
         checkpoint=str(checkpoint),
         version=info.version,
+        corpus=None if searcher is None else _corpus(searcher, table, config.corpus_queries),
     )
     if out is not None:
         filesys, path = filesystem(str(out))
@@ -131,7 +169,125 @@ def evaluate(
         pq.write_table(table, f"{path}/predictions.parquet", filesystem=filesys)
         with filesys.open_output_stream(f"{path}/metrics.json") as stream:
             stream.write(json.dumps(asdict(result), indent=1).encode())
+    if report is not None:
+        inputs = {"checkpoint": checkpoint, "features": features, "annotations": annotations, "index": index}
+        measured = _measured({k: v for k, v in inputs.items() if v is not None}, result, info, store, config)
+        _report(str(report), result, table, measured, info, store, files)
     return result
+
+
+def _searcher(index: str, info: CheckpointInfo, config: SearchConfig | None) -> Searcher:
+    from vmr_ray.search import Searcher
+
+    # What guards a service against its askers has no place here.
+    free = {"max_top_k": max(_CORPUS_TOP), "max_query_chars": sys.maxsize}
+    searcher = Searcher(index, (config or SearchConfig()).model_copy(update=free))
+    if searcher.version != info.version:
+        raise VmrError(
+            f"the index {index} was made with another checkpoint ({searcher.version[:12]}) than the one to "
+            f"evaluate ({info.version[:12]}): index anew, or evaluate that one"
+        )
+    return searcher
+
+
+def _corpus(searcher: Searcher, table: pa.Table, most: int) -> Corpus:
+    """Ask the index the queries of `table`, at most `most` of them, drawn always alike."""
+    indexed = {video["video_id"] for video in searcher.videos()}
+    rows = [row for row in table.to_pylist() if row["video_id"] in indexed]
+    if not rows:
+        raise VmrError(
+            f"none of the annotated videos is in the index {searcher.index}: index the same feature store"
+        )
+    drawn = np.random.default_rng(0).permutation(len(rows))[:most]
+    asked = [rows[i] for i in sorted(drawn)]
+    found = [searcher.search(row["query"], max(_CORPUS_TOP)) for row in asked]
+    owners = [row["video_id"] for row in asked]
+    return Corpus(
+        metrics=corpus_metrics(
+            [[(m.video_id, m.start, m.end) for m in result.moments] for result in found],
+            [(row["video_id"], row["truth"]) for row in asked],
+            _CORPUS_TOP,
+        ),
+        candidate_recall=candidate_recall([result.candidates for result in found], owners),
+        candidates=float(np.mean([len(result.candidates) for result in found])),
+        queries=len(asked),
+        annotated=len(rows),
+        not_indexed=len(table) - len(rows),
+        videos=len(indexed),
+    )
+
+
+def _report(
+    directory: str,
+    result: Evaluation,
+    table: pa.Table,
+    measured: dict[str, Any],
+    info: CheckpointInfo,
+    store: FeatureStore,
+    files: dict[str, tuple[str, ...]],
+) -> None:
+    from vmr_ray.report import Answers, choose, write_report
+
+    columns = ("video_id", "duration", "query", "truth", "predicted", "shuffled")
+    answers = Answers(*(table[name].to_pylist() for name in columns))
+    cases = _with_membership(choose(answers), Predictor.load(result.checkpoint), store, files)
+    write_report(directory, result, answers, cases, info.constants, measured, _history(result.checkpoint))
+
+
+def _with_membership(
+    cases: Sequence[Case], predictor: Predictor, store: FeatureStore, files: dict[str, tuple[str, ...]]
+) -> list[Case]:
+    """The cases with the curves that a report draws; computed for them alone, not for every query."""
+    found = []
+    for case in cases:
+        video = store.read(files[case.video_id])
+        asked, tokens = [case.query], list(predictor.text([case.query]))
+        example = Example(
+            case.video_id, case.duration, video.features, video.edges, asked, tokens, [case.truth]
+        )
+        for curve in predictor.membership(example) or [np.zeros(0)]:
+            found.append(case.with_membership(video.edges.tolist(), curve.tolist()))
+    return found
+
+
+def _history(checkpoint: str) -> list[dict[str, float]] | None:
+    """The rows of RUN/history.json, if the checkpoint is RUN/best or RUN/last."""
+    filesys, path = filesystem(checkpoint)
+    try:
+        with filesys.open_input_stream(f"{PurePosixPath(path).parent}/history.json") as stream:
+            return json.loads(stream.read()) or None
+    except (OSError, ValueError):  # it is only drawn
+        return None
+
+
+def _measured(
+    inputs: dict[str, str | Path],
+    result: Evaluation,
+    info: CheckpointInfo,
+    store: FeatureStore,
+    config: EvaluateConfig,
+) -> dict[str, Any]:
+    read = read_annotations(inputs["annotations"])
+    counts = read.counts()
+    left_out = {"video_not_in_the_feature_store": result.without_features, **counts.dropped}
+    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    return {
+        **{name: public(str(where)) for name, where in inputs.items()},
+        "version": info.version,
+        "epoch": info.epoch,
+        "frame_encoder": f"{info.frame_encoder} at {info.sampling}",
+        "text_encoder": info.text_encoder,
+        "embedded_videos": len(store.video_ids()),
+        "annotation_format": read.format,
+        "queries": result.queries,
+        "videos": result.videos,
+        "queries_left_out": {name: count for name, count in left_out.items() if count},
+        "queries_clipped": dict(counts.clipped),
+        "settings": config.model_dump(mode="json"),
+        "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC",
+        "command": public(command),
+        "vmr_ray": __version__,
+    }
 
 
 def _metrics(table: pa.Table, column: str, config: EvaluateConfig) -> dict[str, float]:

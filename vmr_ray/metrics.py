@@ -83,6 +83,12 @@ def corpus_metrics(
     return {f"corpus_r{k}_at_{t}": _recall(best, k, t) for k in ks for t in thresholds}
 
 
+def metric_label(name: str) -> str:
+    """`r1_at_0.5` -> `R@1 IoU=0.5`, for people."""
+    recall, _, threshold = name.removeprefix("corpus_").partition("_at_")
+    return f"R@{recall[1:]} IoU={threshold}" if threshold else {"miou": "mIoU"}.get(name, name)
+
+
 def candidate_recall(candidates: Sequence[Collection[str]], video_ids: Sequence[str]) -> float:
     """Recall of the first stage: the percentage of queries whose video is among their candidates."""
     _check_lengths(candidates, video_ids)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import tempfile
 import threading
 from collections import OrderedDict
@@ -43,6 +44,11 @@ def filesystem(uri: str) -> tuple[fs.FileSystem, str]:
 def is_remote(uri: str) -> bool:
     """Whether `uri` is not a local path (or `file://`)."""
     return "://" in uri and not uri.startswith("file://")
+
+
+def public(text: str) -> str:
+    """Text without the names and passwords that its URIs may hold."""
+    return re.sub(r"://[^/\s@]*@", "://", text)
 
 
 def find_videos(inputs: Sequence[str | Path], storage_roots: Sequence[str] = ()) -> list[Video]:

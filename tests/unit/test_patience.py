@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from vmr_ray.config import TrainConfig, load_config
+from vmr_ray.config import METRICS, TrainConfig, load_config
 from vmr_ray.errors import VmrError
-from vmr_ray.train import out_of_patience
+from vmr_ray.loop import out_of_patience
+from vmr_ray.metrics import moment_metrics
 
 
 @pytest.mark.parametrize(
@@ -35,3 +36,7 @@ def test_an_unknown_metric_is_refused_before_anything_starts() -> None:
 def test_fewest_workers_cannot_be_more_than_all() -> None:
     with pytest.raises(VmrError, match="min_workers=3 must be at most workers=2"):
         load_config(None, ["train.workers=2", "train.min_workers=3"])
+
+
+def test_the_metrics_to_choose_from_are_those_of_a_validation() -> None:
+    assert set(METRICS) == set(moment_metrics([[(0.0, 1.0)]], [[(0.0, 1.0)]]))

@@ -29,6 +29,7 @@ __all__ = [
     "load_annotations",
     "read_annotations",
     "read_highlights",
+    "read_rows",
     "read_strict",
 ]
 
@@ -92,30 +93,41 @@ def read_annotations(
         VmrError: a file is missing, empty, not UTF-8 or not of its format, or the format is unknown.
     """
     path = Path(path)
-    if format != "auto" and format not in FORMATS:
-        raise VmrError(f"unknown annotation format {format!r}; known here: auto, {', '.join(FORMATS)}")
-    text = read_text(path)
-    if format == "auto":
-        format = _sniff(path, text)
+    format, rows = read_rows(path, format)
     beside = path.with_name(FORMATS[format].durations or path.name)
     if durations is None and beside != path and beside.exists():
         durations = beside
     seconds = {} if durations is None else _read_durations(durations)
 
-    found = AnnotationSet([], format, 0, [])
+    found = AnnotationSet([], format, len(rows), [])
+    for row in rows:
+        annotation, problem = (None, row) if isinstance(row, Problem) else check(row, seconds)
+        if annotation is not None:
+            found.annotations.append(annotation)
+        if problem is not None:
+            found.problems.append(problem)
+    return found
+
+
+def read_rows(path: str | Path, format: str = "auto") -> tuple[str, list[Row | Problem]]:
+    """The format of an annotation file and all its rows, unchecked, in order.
+
+    Raises:
+        VmrError: as `read_annotations`.
+    """
+    path = Path(path)
+    if format != "auto" and format not in FORMATS:
+        raise VmrError(f"unknown annotation format {format!r}; known here: auto, {', '.join(FORMATS)}")
+    text = read_text(path)
+    if format == "auto":
+        format = _sniff(path, text)
     try:
-        for row in FORMATS[format].read(text):
-            found.rows += 1
-            annotation, problem = (None, row) if isinstance(row, Problem) else check(row, seconds)
-            if annotation is not None:
-                found.annotations.append(annotation)
-            if problem is not None:
-                found.problems.append(problem)
+        rows = list(FORMATS[format].read(text))
     except VmrError as error:
         raise VmrError(f"{path}: {error}") from None
-    if not found.rows:
+    if not rows:
         raise VmrError(f"{path} holds no annotations: give it at least one")
-    return found
+    return format, rows
 
 
 def read_strict(

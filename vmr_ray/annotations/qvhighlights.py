@@ -33,8 +33,8 @@ def read(text: str) -> Iterator[Row | Problem]:
         if isinstance(item, Problem):
             yield item
         else:
-            where, windows = f"line {number}", item.get("relevant_windows")
-            yield Row(number, where, item.get("vid"), item.get("query"), windows, item.get("duration"))
+            where, windows, known = f"line {number}", item.get("relevant_windows"), item.get
+            yield Row(number, where, known("vid"), known("query"), windows, known("duration"), known("qid"))
 
 
 def read_highlights(path: str | Path) -> list[Highlight]:

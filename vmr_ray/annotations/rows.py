@@ -15,7 +15,7 @@ ROUNDING_S = 1e-6
 
 @dataclass(frozen=True)
 class Row:
-    """What one row of a file says, unchecked; `spans` should be pairs of seconds."""
+    """What one row of a file says, unchecked; `spans` should be pairs of seconds, `qid` names the query."""
 
     line: int | None
     where: str
@@ -23,6 +23,7 @@ class Row:
     query: Any
     spans: Any
     duration: Any = None
+    qid: Any = None
 
 
 @dataclass(frozen=True)

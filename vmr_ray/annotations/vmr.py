@@ -1,4 +1,4 @@
-"""Our own format, as JSONL or CSV: `video`, `query`, `start`, `end`; optionally `duration`.
+"""Our own format, as JSONL or CSV: `video`, `query`, `start`, `end`; optionally `duration`, `qid`.
 
 JSONL may give several moments of a query as `"spans": [[start, end], ...]`. Other columns are ignored.
 """
@@ -46,8 +46,8 @@ def _read_jsonl(text: str) -> Iterator[Row | Problem]:
             yield item
         else:
             spans = item["spans"] if "spans" in item else [[item.get("start"), item.get("end")]]
-            where = f"line {number}"
-            yield Row(number, where, item.get("video"), item.get("query"), spans, item.get("duration"))
+            where, known = f"line {number}", item.get
+            yield Row(number, where, known("video"), known("query"), spans, known("duration"), known("qid"))
 
 
 def _read_csv(text: str) -> Iterator[Row | Problem]:
@@ -76,7 +76,8 @@ def _read_csv(text: str) -> Iterator[Row | Problem]:
             else:
                 row = dict(zip(header, (value.strip() for value in values), strict=True))
                 spans = [[row["start"], row["end"]]]
-                yield Row(number, where, row["video"], row["query"], spans, row.get("duration"))
+                duration, qid = row.get("duration"), row.get("qid")
+                yield Row(number, where, row["video"], row["query"], spans, duration, qid)
     except csv.Error as error:
         where = f"line {reader.line_num}"
         reason = f"not CSV ({error}), and nothing after it was read: close every double quote"

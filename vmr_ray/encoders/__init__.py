@@ -3,12 +3,15 @@
     efficientnet-lite0   frames    1280-d ImageNet features; its weights come with the installation
     minilm               texts     384-d token states of all-MiniLM-L6-v2; likewise
     hf:<name or path>    both      a CLIP- or SigLIP-style dual encoder, loaded by transformers
+    imported:<name>      frames    features that were computed elsewhere: they can be read, not made
+    imported:<path>      texts     token states that were computed elsewhere, looked up by the query
 
 Importing this package is light: torch and transformers are loaded by the encoder that needs them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Protocol
 
 import numpy as np
@@ -18,6 +21,7 @@ from vmr_ray.errors import VmrError
 LITE0 = "efficientnet-lite0"
 MINILM = "minilm"
 HF = "hf:"
+IMPORTED = "imported:"
 
 
 class FrameEncoder(Protocol):
@@ -68,6 +72,7 @@ def frame_encoder(name: str, device: str = "cpu", threads: int | None = None) ->
         from vmr_ray.encoders.hf import HfDualEncoder
 
         return HfDualEncoder(name, device, threads)
+    _not_imported(name)
     raise _unknown("frame", name, LITE0)
 
 
@@ -81,7 +86,22 @@ def text_encoder(name: str, device: str = "cpu", threads: int | None = None) -> 
         from vmr_ray.encoders.hf import HfTextEncoder
 
         return HfTextEncoder(name, device, threads)
+    if name.startswith(IMPORTED):
+        from vmr_ray.encoders.imported import ImportedText
+
+        return ImportedText(name)
     raise _unknown("text", name, MINILM)
+
+
+def check_texts(name: str, texts: Iterable[str]) -> None:
+    """Raises VmrError if the text encoder `name` is one of imported states and lacks those of a text.
+
+    A mistake that is told here need not be found by a worker.
+    """
+    if name.startswith(IMPORTED):
+        from vmr_ray.encoders.imported import ImportedText
+
+        ImportedText(name).check(texts)
 
 
 def frame_spec(name: str) -> tuple[int, int]:
@@ -98,12 +118,21 @@ def frame_spec(name: str) -> tuple[int, int]:
         from vmr_ray.encoders.hf import spec
 
         return spec(name)
+    _not_imported(name)
     raise _unknown("frame", name, LITE0)
 
 
 def default_text_encoder(frame_encoder_name: str) -> str:
     """The text tower of an `hf:` frame encoder, else minilm."""
     return frame_encoder_name if frame_encoder_name.startswith(HF) else MINILM
+
+
+def _not_imported(name: str) -> None:
+    if name.startswith(IMPORTED):
+        raise VmrError(
+            f"the features {name} were computed elsewhere, so no video can be embedded with them: import its "
+            "features with `vmr features import`, or choose another encoder and another --out"
+        )
 
 
 def _unknown(kind: str, name: str, known: str) -> VmrError:

@@ -3,7 +3,7 @@
 from vmr_ray.features.check import Problem, Verification, verify
 from vmr_ray.features.chunks import DamagedError
 from vmr_ray.features.compact import Compaction, compact
-from vmr_ray.features.names import resolve_ids
+from vmr_ray.features.names import by_video, resolve_ids
 from vmr_ray.features.store import FeatureStore, StoreSpec, VideoFeatures
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "StoreSpec",
     "Verification",
     "VideoFeatures",
+    "by_video",
     "compact",
     "resolve_ids",
     "verify",

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import PurePosixPath
 
 from vmr_ray.errors import VmrError
+from vmr_ray.schema import Annotation
 
 
 def resolve_ids(names: Iterable[str], video_ids: Iterable[str]) -> dict[str, str]:
@@ -38,6 +39,20 @@ def resolve_ids(names: Iterable[str], video_ids: Iterable[str]) -> dict[str, str
         if fits:
             resolved[name] = next(iter(fits))
     return resolved
+
+
+def by_video(rows: Sequence[Annotation], video_ids: Collection[str]) -> dict[str, list[Annotation]]:
+    """video_id -> its annotations, in their order; those whose name fits no video are left out.
+
+    Raises:
+        VmrError: a name fits several videos.
+    """
+    ids = resolve_ids((row.video_id for row in rows), video_ids)
+    groups: dict[str, list[Annotation]] = {}
+    for row in rows:
+        if row.video_id in ids:
+            groups.setdefault(ids[row.video_id], []).append(row)
+    return groups
 
 
 def _stem(name: str) -> str:

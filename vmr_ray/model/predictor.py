@@ -62,10 +62,10 @@ class Predictor:
     ) -> list[Window]:
         """(video_id, features [T, frame_dim], edges [T+1]) of every video -> its windows, in order."""
         cuts = []
-        for video_id, features, edges in videos:
-            places = windows(len(features), self.info.model.window)
+        for video_id, frames, edges in videos:
+            places = windows(len(frames), self.info.model.window)
             for (first, last), core in zip(places, cores(places), strict=True):
-                cuts.append((video_id, first, features[first:last], edges[first : last + 1], core))
+                cuts.append((video_id, first, frames[first:last], edges[first : last + 1], core))
         found = []
         for at in range(0, len(cuts), batch):
             part = cuts[at : at + batch]

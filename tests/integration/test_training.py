@@ -1,0 +1,86 @@
+"""How long a training takes, on how many processes, and how it reads a set larger than memory."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from tests.faults.test_kills import descendants
+from vmr_ray.checkpoint import load_info
+from vmr_ray.config import Config
+from vmr_ray.loop import Rows
+from vmr_ray.prepare import Prepared, read_rows
+from vmr_ray.train import train
+
+
+def changed(config: Config, **settings: object) -> Config:
+    return config.model_copy(update={"train": config.train.model_copy(update=settings)})
+
+
+def training_processes() -> int:
+    titles = [Path(f"/proc/{pid}/cmdline") for pid in descendants(os.getpid())]
+    return sum("RayTrainWorker" in path.read_text() for path in titles if path.exists())
+
+
+def test_patience_ends_it_on_all_processes_and_lasts(features: Path, world, small: Config, tmp_path: Path):
+    # Next to no learning: nothing gets better.
+    config = changed(small, epochs=9, patience=2, metric="r5_at_0.3", lr=1e-12, workers=2)
+    result = train(features, world.train, tmp_path, config)
+    assert result.ended == result.history[-1]["ended"] == "patience"
+    assert [row["epoch"] for row in result.history] == [1, 2, 3]
+    assert result.metrics["epoch"] == load_info(result.best).epoch
+    assert train(features, world.train, tmp_path, config).history == result.history
+    more = train(features, world.train, tmp_path, changed(config, epochs=4, patience=None))
+    assert (more.ended, len(more.history)) == ("epochs", 4)
+
+
+def test_the_limit_counts_over_all_attempts(features: Path, world, small: Config, tmp_path: Path):
+    config = changed(small, epochs=10_000, max_minutes=0.1, evaluate_every=5)
+    first = train(features, world.train, tmp_path, config)
+    minutes = first.history[-1]["minutes"]
+    assert first.ended == "max_minutes" and minutes > 0.05
+    assert load_info(first.last).epoch == first.history[-1]["epoch"]
+    again = train(features, world.train, tmp_path, config)
+    assert again.history == first.history
+    # Much more than a validation takes on a busy machine: that time is kept free.
+    second = train(features, world.train, tmp_path, changed(config, max_minutes=2 * minutes + 0.1))
+    assert second.history[: len(first.history) - 1] == first.history[:-1]
+    assert second.history[-1]["minutes"] > minutes
+    assert second.history[-1]["epoch"] > first.history[-1]["epoch"]
+
+
+def test_another_number_of_processes_goes_on_from_the_checkpoint(
+    features: Path, world, small: Config, tmp_path: Path
+):
+    """One, then as many of three as there is room for: two on these two CPUs."""
+    first = train(features, world.train, tmp_path, changed(small, epochs=2))
+    seen = []
+    config = changed(small, epochs=4, workers=3, min_workers=1, cpus_per_worker=1.0)
+    second = train(
+        features, world.train, tmp_path, config, report=lambda row: seen.append(training_processes())
+    )
+    assert [row["epoch"] for row in second.history] == [1, 2, 3, 4]
+    assert second.history[0] == first.history[0]
+    assert max(seen) == 2
+
+
+def test_a_set_larger_than_the_cache_is_streamed(cluster, trained):
+    path = Path(trained.best).parent / "prepared" / "train"
+    table = pq.ParquetDataset(path).read()
+    names = sorted(table["video_id"].to_pylist())
+    info, row_bytes = load_info(trained.best), table.nbytes // len(names)
+    shard = read_rows(Prepared(str(path), [], [], 0), shuffled=True).iterator()
+    streamed = Rows(shard, info, cache_gb=0, row_bytes=row_bytes, world=1)
+    epochs = [[e.video_id for batch in streamed.batches(2, seed) for e in batch] for seed in range(6)]
+    assert all(sorted(epoch) == names for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) > 1
+    assert streamed.kept is None
+    cached = Rows(shard, info, cache_gb=1, row_bytes=row_bytes, world=1)
+    for seed in range(2):
+        batches = list(cached.batches(2, seed))
+        assert sorted(e.video_id for batch in batches for e in batch) == names
+    assert cached.kept is not None and len(cached.kept) == len(names)
+    features = dict(zip(table["video_id"].to_pylist(), table["features"].to_pylist(), strict=True))
+    assert all(e.features.tobytes() == features[e.video_id] for e in cached.kept)
