@@ -20,8 +20,9 @@ from vmr_ray.batches import Example
 from vmr_ray.checkpoint import CheckpointInfo, load_info
 from vmr_ray.config import EvaluateConfig, SearchConfig
 from vmr_ray.controls import constant_metrics, derangement
+from vmr_ray.encoders import check_texts
 from vmr_ray.errors import VmrError
-from vmr_ray.features import FeatureStore, resolve_ids
+from vmr_ray.features import FeatureStore, by_video
 from vmr_ray.metrics import candidate_recall, corpus_metrics, moment_metrics
 from vmr_ray.model.predictor import Predictor
 from vmr_ray.sources import filesystem, public
@@ -113,12 +114,9 @@ def evaluate(
     info.check_features(store.spec, str(features))
     searcher = None if index is None else _searcher(str(index), info, search)
     given = load_annotations(annotations)
+    check_texts(info.text_encoder, (a.query for a in given))
     files = store.files()
-    ids = resolve_ids((a.video_id for a in given), files)
-    groups: dict[str, list[Any]] = {}
-    for row in given:
-        if row.video_id in ids:
-            groups.setdefault(ids[row.video_id], []).append(row)
+    groups = by_video(given, files)
     videos = sorted(groups)
     if len(videos) < 2:
         raise VmrError(

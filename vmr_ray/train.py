@@ -23,7 +23,7 @@ from pyarrow import fs
 from vmr_ray.annotations import load_annotations
 from vmr_ray.checkpoint import CheckpointInfo
 from vmr_ray.config import Config, TrainConfig
-from vmr_ray.encoders import default_text_encoder, text_encoder
+from vmr_ray.encoders import check_texts, default_text_encoder, text_encoder
 from vmr_ray.errors import VmrError
 from vmr_ray.features import FeatureStore, by_video
 from vmr_ray.loop import out_of_patience, train_loop
@@ -75,6 +75,7 @@ def train(
     given = load_annotations(annotations)
     held_out = load_annotations(val) if val else []
     text_name = config.train.text_encoder or default_text_encoder(store.spec.encoder)
+    check_texts(text_name, (a.query for a in [*given, *held_out]))
     out = str(out) if "://" in str(out) else str(Path(out).expanduser().absolute())
 
     files = store.files()

@@ -10,8 +10,8 @@ from vmr_ray.config import ModelConfig, TrainConfig
 from vmr_ray.model.cross_interaction import CrossInteraction
 from vmr_ray.model.losses import Contrast, contrast_loss
 from vmr_ray.model.objective import Objective, foreign_pairs, gather
+from vmr_ray.prepare import split
 from vmr_ray.schema import Annotation
-from vmr_ray.train import split
 
 
 def test_foreign_pairs_never_show_the_query():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch.nn.functional import normalize
 
 from vmr_ray.batches import Example, pad
 from vmr_ray.checkpoint import CheckpointInfo, load_network
-from vmr_ray.encoders import text_encoder
+from vmr_ray.encoders import TextEncoder, text_encoder
 from vmr_ray.model.cross_interaction import CrossInteraction, Heads
 from vmr_ray.model.spans import ScoredSpan, cores, decode_cells, decode_spans, windows
 from vmr_ray.model.spans import nms as merge
@@ -49,12 +50,17 @@ class Predictor:
 
     def __init__(self, network: CrossInteraction, info: CheckpointInfo, device: str = "cpu"):
         self.network, self.info, self.device = network.to(device).eval(), info, device
-        self.text = text_encoder(info.text_encoder, device)
 
     @classmethod
     def load(cls, checkpoint: str | Path, device: str = "cpu") -> Predictor:
         """Raises VmrError if the checkpoint is missing, damaged or of another version."""
-        return cls(*load_network(checkpoint), device=device)
+        predictor = cls(*load_network(checkpoint), device=device)
+        _ = predictor.text  # a service answers its first query as fast as the others
+        return predictor
+
+    @cached_property
+    def text(self) -> TextEncoder:
+        return text_encoder(self.info.text_encoder, self.device)
 
     @torch.inference_mode()
     def encode_videos(
