@@ -132,6 +132,7 @@ def test_more_epochs_resume_the_run(features: Path, world, small, tmp_path: Path
     longer = small.model_copy(update={"train": small.train.model_copy(update={"epochs": 3, "workers": 2})})
     second = train(features, world.train, tmp_path, longer)
     assert [row["epoch"] for row in second.history] == [1, 2, 3]
+    assert [first.history[-1].pop("ended"), second.history[-1]["ended"]] == ["epochs", "epochs"]
     assert second.history[:2] == first.history
 
 
