@@ -32,8 +32,6 @@ def test_patience_ends_it_on_all_processes_and_lasts(features: Path, world, smal
     assert [row["epoch"] for row in result.history] == [1, 2, 3]
     assert result.metrics["epoch"] == load_info(result.best).epoch
     assert train(features, world.train, tmp_path, config).history == result.history
-    more = train(features, world.train, tmp_path, changed(config, epochs=4, patience=None))
-    assert (more.ended, len(more.history)) == ("epochs", 4)
 
 
 def test_the_limit_counts_over_all_attempts(features: Path, world, small: Config, tmp_path: Path):
@@ -42,8 +40,6 @@ def test_the_limit_counts_over_all_attempts(features: Path, world, small: Config
     minutes = first.history[-1]["minutes"]
     assert first.ended == "max_minutes" and minutes > 0.05
     assert load_info(first.last).epoch == first.history[-1]["epoch"]
-    again = train(features, world.train, tmp_path, config)
-    assert again.history == first.history
     # Much more than a validation takes on a busy machine: that time is kept free.
     second = train(features, world.train, tmp_path, changed(config, max_minutes=2 * minutes + 0.1))
     assert second.history[: len(first.history) - 1] == first.history[:-1]
