@@ -114,7 +114,7 @@ def train_loop(loop: dict[str, Any]) -> None:
             count += 1
             pairs += len(batch.video)
         plan.end()
-        row = {f"loss/{name}": value / count for name, value in totals.items()}
+        row = _mean({f"loss/{name}": value / count for name, value in totals.items()}, world)
         row |= {"epoch": plan.epoch, "epochs": plan.expected(), "minutes": plan.now / 60}
         row |= {"train_s": plan.took, "pairs_per_s": world * pairs / plan.took}
         if plan.due or not plan.goes_on():
@@ -359,6 +359,13 @@ def validate(
     parts = [part for part in _gather((len(truths), metrics), world) if part[0]]
     total = sum(n for n, _ in parts)
     return {key: sum(n * m[key] for n, m in parts) / total for key in parts[0][1]}
+
+
+def _mean(row: dict[str, float], world: int) -> dict[str, float]:
+    """The mean of what all processes say, by name, over those that say it."""
+    rows = _gather(row, world)
+    names = dict.fromkeys(name for each in rows for name in each)
+    return {name: float(np.mean([each[name] for each in rows if name in each])) for name in names}
 
 
 def _gather(value: Any, world: int) -> list[Any]:
