@@ -178,14 +178,7 @@ def embed(
                 highlight=False,
                 soft_wrap=True,
             )
-    if failed > settings.max_failed * summary.videos:
-        err.print(
-            f"[bold red]failed:[/] {failed} of {summary.videos} videos are quarantined, more than the share "
-            f"{settings.max_failed:g} that --max-failed allows; the others are embedded",
-            highlight=False,
-            soft_wrap=True,
-        )
-        raise typer.Exit(1)
+    _fail_above(settings.max_failed, failed, summary.videos, "embedded")
 
 
 @app.command()
@@ -591,14 +584,7 @@ def import_(
         if result.without_duration:
             err.print(f"[yellow]note:[/] {result.without_duration} videos without a known duration left out")
         _quarantined(result.quarantined)
-    if failed > max_failed * result.videos:
-        err.print(
-            f"[bold red]failed:[/] {failed} of {result.videos} videos are quarantined, more than the share "
-            f"{max_failed:g} that --max-failed allows; the others are imported",
-            highlight=False,
-            soft_wrap=True,
-        )
-        raise typer.Exit(1)
+    _fail_above(max_failed, failed, result.videos, "imported")
 
 
 @features_app.command("import-text")
@@ -688,6 +674,18 @@ def _listed(label: str, lines: list[str], most: int = 20) -> None:
         err.print(f"{label} {_plain(line)}", highlight=False, soft_wrap=True)
     if len(lines) > most:
         err.print(f"{label} and {len(lines) - most} more")
+
+
+def _fail_above(share: float, failed: int, videos: int, others: str) -> None:
+    """End with exit code 1 if more than this share of the videos failed."""
+    if failed > share * videos:
+        err.print(
+            f"[bold red]failed:[/] {failed} of {videos} videos are quarantined, more than the share "
+            f"{share:g} that --max-failed allows; the others are {others}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        raise typer.Exit(1)
 
 
 def _quarantined(rows: list[Quarantined]) -> None:
