@@ -95,7 +95,7 @@ class ModelConfig(Section):
     pyramid: int = Field(
         0, ge=0, le=10, description="levels of a multi-scale dense head that regresses the spans; 0: none"
     )
-    dropout: float = Field(0.2, ge=0, lt=1)
+    dropout: float = Field(0.3, ge=0, lt=1)
     window: int = Field(256, ge=8, description="frames the network sees at once; longer videos are windowed")
 
     @model_validator(mode="after")
@@ -160,9 +160,9 @@ class TrainConfig(Section):
     compose: float = Field(
         0.75, ge=0, le=1, description="share of the steps that stitch new videos out of moments"
     )
-    keep_tokens: float = Field(0.9, gt=0, le=1, description="share of a query's tokens that training sees")
+    keep_tokens: float = Field(0.6, gt=0, le=1, description="share of a query's tokens that training sees")
     lr: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(0.05, ge=0)
+    weight_decay: float = Field(0.2, ge=0)
     warmup: float = Field(0.05, ge=0, le=1, description="share of the steps")
     clip_norm: float = Field(1.0, gt=0)
     ema: float = Field(0.99, ge=0, lt=1, description="decay of the averaged weights; 0 turns it off")

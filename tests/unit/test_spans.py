@@ -9,6 +9,7 @@ import torch
 from vmr_ray.model.cross_interaction import Heads
 from vmr_ray.model.spans import (
     PEAK,
+    _best,
     decode_spans,
     nms,
     peak,
@@ -111,3 +112,20 @@ def test_soft_nms_lowers_near_copies_instead_of_dropping_them() -> None:
     assert kept[1][2] == pytest.approx(np.log(0.5))
     assert kept[2][2] == pytest.approx(np.log(0.8) - 0.9**2 / 0.5)
     assert len(soft_suppress(spans, np.zeros(3), 0.5, 2)) == 2
+
+
+def test_the_best_of_large_scores_are_those_of_a_plain_top_k() -> None:
+    torch.manual_seed(0)
+    values = torch.randn(3, 64 * 64).masked_fill_(torch.rand(3, 64 * 64) < 0.5, float("-inf"))
+    plain, fast = values.topk(20, dim=1), _best(values, 20, block=16)
+    assert torch.equal(fast[0], plain.values)
+    assert torch.equal(values.gather(1, fast[1]), plain.values)
+
+
+def test_the_span_is_the_same_however_many_spans_are_asked_for() -> None:
+    """Few wanted: searched block by block; many: at once."""
+    torch.manual_seed(0)
+    heads = Heads(*torch.randn(3, 2, 512).unbind(0))
+    mask, edges = torch.ones(2, 512, dtype=torch.bool), [np.arange(513.0)] * 2
+    few, many = (decode_spans(heads, mask, edges, top_k, nms=0.5) for top_k in (1, 400))
+    assert [found[0] for found in few] == [found[0] for found in many]

@@ -132,16 +132,14 @@ class CrossInteraction(nn.Module):
         `owner` [Q] is the video of each query; without it row i of both is one pair. What depends on
         the video alone is computed once a video.
         """
-        if owner is None:
-            owner = torch.arange(len(video), device=video.device)
         sentence = self.project_query(query, query_mask)
-        vectors = self.project_video(video, video_mask)[owner]
+        vectors = each(self.project_video(video, video_mask), owner)
         similarity = vectors @ sentence.unsqueeze(-1) / self.log_temperature.exp()
         frames, tokens = self.frame_fuse(video), self.token_fuse(query)
         for layer in self.cross_layers:
             frames, tokens = layer(frames, video_mask, tokens, query_mask, owner)
-            video_mask, owner = video_mask[owner], torch.arange(len(query), device=query.device)
-        frames, video_mask = frames[owner], video_mask[owner]
+            video_mask, owner = each(video_mask, owner), None
+        frames, video_mask = each(frames, owner), each(video_mask, owner)
         if self.readout is not None:
             conditioned = self.readout(frames, tokens, query_mask)
         else:  # late fusion: the modalities meet in a product, and nowhere before
@@ -173,15 +171,15 @@ class CrossLayer(nn.Module):
         self.token_ff = feed_forward(dim, dropout) if both_ways else None
 
     def forward(
-        self, frames: Tensor, frame_mask: Tensor, tokens: Tensor, token_mask: Tensor, owner: Tensor
+        self, frames: Tensor, frame_mask: Tensor, tokens: Tensor, token_mask: Tensor, owner: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """frames [B, T, dim], tokens [Q, L, dim] -> [Q, T, dim], [Q, L, dim]"""
         f, t = self.frame_norm(frames), self.token_norm(tokens)
-        asked = self.to_frames.queries(f)[owner]
-        frames = frames[owner] + self.to_frames.attend(asked, self.to_frames.memory(t), token_mask)
+        asked = each(self.to_frames.queries(f), owner)
+        frames = each(frames, owner) + self.to_frames.attend(asked, self.to_frames.memory(t), token_mask)
         if self.to_tokens is not None and self.token_ff is not None:
-            held = self.to_tokens.memory(f)[:, owner]
-            tokens = tokens + self.to_tokens.attend(self.to_tokens.queries(t), held, frame_mask[owner])
+            held = each(self.to_tokens.memory(f), owner, dim=1)
+            tokens = tokens + self.to_tokens.attend(self.to_tokens.queries(t), held, each(frame_mask, owner))
             tokens = tokens + self.token_ff(tokens)
         return frames + self.frame_ff(frames), tokens
 
@@ -301,6 +299,11 @@ class ChannelDropout(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x * dropout(x.new_ones(len(x), 1, x.shape[-1]), self.p) if self.training else x
+
+
+def each(x: Tensor, owner: Tensor | None, dim: int = 0) -> Tensor:
+    """What belongs to the owner of each pair; x itself where row i belongs to pair i."""
+    return x if owner is None else x.index_select(dim, owner)
 
 
 def mean(x: Tensor, mask: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 from vmr_ray.batches import Example, pad
 from vmr_ray.checkpoint import CheckpointInfo, load_network
 from vmr_ray.encoders import TextEncoder, text_encoder
-from vmr_ray.model.cross_interaction import CrossInteraction, Heads
+from vmr_ray.model.cross_interaction import Cells, CrossInteraction, Heads
 from vmr_ray.model.spans import ScoredSpan, cores, decode_cells, decode_spans, windows
 from vmr_ray.model.spans import nms as merge
 
@@ -34,6 +34,44 @@ class Window:
     states: np.ndarray
     core: tuple[int, int]
     vectors: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """Neighbouring windows of a video as one stretch of frames, so that fusion sees no frame twice.
+
+    `parts` are the windows' indices and their first frames in the run; `states` float16 [T, dim].
+    """
+
+    parts: list[tuple[int, int]]
+    states: np.ndarray
+
+
+def join(seen: Sequence[Window], most: int = 1024) -> list[Run]:
+    """Every window in one run of at most `most` frames. A frame's state comes from the window that has it
+    in its core, or else from the one at the run's end."""
+    chains: list[list[int]] = []
+    for i in sorted(range(len(seen)), key=lambda i: (seen[i].video_id, seen[i].first)):
+        window = seen[i]
+        if chains:
+            begin, last = seen[chains[-1][0]], seen[chains[-1][-1]]
+            neighbours = (last.video_id, last.first + last.core[1]) == (
+                window.video_id,
+                window.first + window.core[0],
+            )
+            if neighbours and window.first + len(window.states) - begin.first <= most:
+                chains[-1].append(i)
+                continue
+        chains.append([i])
+    return [_run(chain, [seen[i] for i in chain]) for chain in chains]
+
+
+def _run(chain: list[int], seen: list[Window]) -> Run:
+    start, last = seen[0].first, seen[-1]
+    borders = [w.first + w.core[0] for w in seen[1:]]
+    cuts = zip(seen, [start, *borders], [*borders, last.first + len(last.states)], strict=True)
+    states = np.concatenate([w.states[low - w.first : high - w.first] for w, low, high in cuts])
+    return Run([(i, w.first - start) for i, w in zip(chain, seen, strict=True)], states)
 
 
 @dataclass(frozen=True)
@@ -111,25 +149,37 @@ class Predictor:
         of its best span: the cosine with the query over the temperature it was trained with.
         """
         found: list[list[ScoredSpan]] = [[] for _ in pairs]
+        runs = join(seen)
+        place = {w: (r, first) for r, run in enumerate(runs) for w, first in run.parts}
+        asked: dict[tuple[int, int], list[int]] = {}  # run and query -> the pairs that want them
+        for i, (w, q) in enumerate(pairs):
+            asked.setdefault((place[w][0], q), []).append(i)
+        # Runs of like length meet, which spares padding, and all queries of a run, which share its part.
+        jobs = sorted(asked, key=lambda job: (len(runs[job[0]].states), job))
         # A CPU is fastest while a batch fits its caches.
         batch = batch or (8 if self.device == "cpu" else 256)
-        # Window by window: what depends on a window alone is then computed once for many queries.
-        order = sorted(range(len(pairs)), key=lambda i: pairs[i])
-        for at in range(0, len(order), batch):
-            part = [pairs[i] for i in order[at : at + batch]]
-            shared = list(dict.fromkeys(w for w, _ in part))
-            owner = torch.tensor([shared.index(w) for w, _ in part], device=self.device)
-            rows = torch.tensor([q for _, q in part], device=self.device)
-            states, mask = (x.to(self.device) for x in pad([seen[w].states for w in shared]))
+        for at in range(0, len(jobs), batch):
+            part = jobs[at : at + batch]
+            shared = list(dict.fromkeys(run for run, _ in part))
+            own = [shared.index(run) for run, _ in part]
+            owner = None if own == list(range(len(part))) else torch.tensor(own, device=self.device)
+            rows = torch.tensor([query for _, query in part], device=self.device)
+            states, mask = (x.to(self.device) for x in pad([runs[run].states for run in shared]))
             heads = self.network.fuse(states, mask, queries.states[rows], queries.mask[rows], owner)
-            ranked = self._decode(heads, mask[owner], [seen[w] for w, _ in part], top_k, nms)
             frames = self.network.project_video(states, mask)
-            for i, spans, (w, q), own in zip(order[at:], ranked, part, owner.tolist(), strict=False):
-                (start, end, _), edges = spans[0], seen[w].edges
-                first = min(int(np.searchsorted(edges, start, side="right")), len(edges) - 1) - 1
-                last = max(int(np.searchsorted(edges, end)), first + 1)
-                moment = normalize(frames[own, first:last].mean(0), dim=0)
-                raised = float(moment @ queries.vectors[q] / self.network.log_temperature.exp())
+            wanted = [(row, i) for row, job in enumerate(part) for i in asked[job]]
+            windows = [seen[pairs[i][0]] for _, i in wanted]
+            firsts = [place[pairs[i][0]][1] for _, i in wanted]
+            if self.network.quality is None:
+                heads = heads._replace(fused=None)
+            cut = _cut(heads, [row for row, _ in wanted], firsts, [len(w.states) for w in windows])
+            ranked = self._decode(*cut, windows, top_k, nms)
+            for (row, i), window, first, spans in zip(wanted, windows, firsts, ranked, strict=True):
+                (start, end, _), edges = spans[0], window.edges
+                low = min(int(np.searchsorted(edges, start, side="right")), len(edges) - 1) - 1
+                high = max(int(np.searchsorted(edges, end)), low + 1)
+                moment = normalize(frames[own[row], first + low : first + high].mean(0), dim=0)
+                raised = float(moment @ queries.vectors[pairs[i][1]] / self.network.log_temperature.exp())
                 found[i] = [(s, e, score + raised) for s, e, score in spans]
         return found
 
@@ -159,21 +209,41 @@ class Predictor:
     def membership(self, example: Example) -> list[np.ndarray]:
         """How surely each frame belongs to the moment: for every query of the example [T], in [0, 1].
 
-        Where windows overlap, their mean. Nothing without a membership head.
+        Nothing without a membership head.
         """
         queries = self.encode_tokens(example.tokens)
-        total = np.zeros((len(example.tokens), len(example.features)))
-        count = np.zeros(len(example.features))
+        found = np.zeros((len(example.tokens), len(example.features)))
         owner = torch.zeros(len(example.tokens), dtype=torch.long, device=self.device)
-        for window in self.encode_videos([(example.video_id, example.features, example.edges)]):
-            states, mask = (x.to(self.device) for x in pad([window.states]))
+        seen = self.encode_videos([(example.video_id, example.features, example.edges)])
+        for run in join(seen):
+            states, mask = (x.to(self.device) for x in pad([run.states]))
             heads = self.network.fuse(states, mask, queries.states, queries.mask, owner)
             if heads.membership is None:
                 return []
-            at = slice(window.first, window.first + len(window.states))
-            total[:, at] += heads.membership.sigmoid().cpu().numpy()
-            count[at] += 1
-        return list(total / count)
+            sure = heads.membership.sigmoid().cpu().numpy()
+            for window, first in run.parts:
+                low, high = seen[window].core
+                at = seen[window].first
+                found[:, at + low : at + high] = sure[:, first + low : first + high]
+        return list(found)
+
+
+def _cut(
+    heads: Heads, rows: Sequence[int], firsts: Sequence[int], counts: Sequence[int]
+) -> tuple[Heads, Tensor]:
+    """Windows out of runs: `counts[i]` frames of row `rows[i]` from frame `firsts[i]` on, and their mask."""
+    frame_heads = (heads.start, heads.stop, heads.membership, heads.fused)
+    device = next(x.device for x in frame_heads if x is not None)
+    total = next(x.shape[1] for x in frame_heads if x is not None)
+    row, first, count = (torch.tensor(x, device=device).unsqueeze(1) for x in (rows, firsts, counts))
+    frames = torch.arange(max(counts), device=device)
+    mask, at = frames < count, (first + frames).clamp_max(total - 1)
+    cells = heads.cells
+    if cells is not None:
+        line = row.squeeze(1)
+        cells = Cells(cells.centre - first, cells.stride, *(x[line] for x in cells[2:]))
+    start, stop, membership, fused = (None if x is None else x[row, at] for x in frame_heads)
+    return Heads(start, stop, membership, fused, cells), mask
 
 
 def _half(x: Tensor) -> np.ndarray:
