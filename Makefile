@@ -37,7 +37,7 @@ unit: lint
 	$(BIN)/pytest -q tests/unit
 
 test: unit
-	$(BIN)/pytest -q tests/integration tests/faults
+	$(BIN)/pytest -q --durations=12 tests/integration tests/faults
 
 clean:
 	rm -rf demo $(VENV)

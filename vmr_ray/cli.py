@@ -352,12 +352,16 @@ def index(
     features: Annotated[str, typer.Argument(help="feature store")],
     checkpoint: CheckpointOption,
     to: Annotated[str, typer.Option("--out", "-o", help="index: a directory or an object-storage URI")],
+    metadata: Annotated[
+        str | None,
+        typer.Option(help="JSONL or CSV with video_id and fields of your own, which searches can filter by"),
+    ] = None,
     config: ConfigOption = None,
     set_: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make embedded videos searchable. Run it again after embedding more: only the new ones are added."""
-    from vmr_ray.index import build_index
+    from vmr_ray.index import build_index, read_metadata
 
     with _bar("indexing", None) as bar:
         summary = build_index(
@@ -366,6 +370,7 @@ def index(
             to,
             _config(config, set_).index,
             lambda done, todo: bar(done, "videos", todo),
+            metadata=read_metadata(metadata) if metadata else None,
         )
     if as_json:
         _json(asdict(summary) | {"out": to})
@@ -427,16 +432,41 @@ def serve(
         str, typer.Option(help="address to listen on; the default is this machine only")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="port to listen on")] = 8000,
+    key_file: Annotated[
+        Path | None, typer.Option(help="API keys, see `vmr keys new`; without any only this machine may ask")
+    ] = None,
+    root: Annotated[
+        list[str] | None,
+        typer.Option(help="directory or URI prefix that videos may be added from; repeatable"),
+    ] = None,
 ) -> None:
     """Serve an index over HTTP until Ctrl-C: the page at /, the API at /docs.
 
-    On a cluster use `serve deploy serve_configs/local.yaml` instead.
+    On a cluster use `serve deploy serve_configs/cluster.yaml` instead.
     """
     from vmr_ray.serve.local import serve_until_interrupt, start
 
-    url = start(index_, host, port)
+    url = start(index_, host, port, key_file, root or ())
     out.print(f"serving {index_} at {url} (API: {url}docs); Ctrl-C stops", highlight=False)
     serve_until_interrupt()
+
+
+keys_app = typer.Typer(no_args_is_help=True, help="API keys of the service.")
+app.add_typer(keys_app, name="keys")
+
+
+@keys_app.command("new")
+def keys_new(
+    name: Annotated[str, typer.Argument(help="whose key it is, one word")],
+    file: Annotated[Path, typer.Option("--file", "-f", help="key file, made if it is missing")],
+) -> None:
+    """Make an API key and print it: the file keeps its hash only, so it cannot be shown again.
+
+    To take a key back, delete its line and restart the service.
+    """
+    from vmr_ray.serve.auth import new_key
+
+    out.print(new_key(name, file), highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -3,14 +3,17 @@
 INDEX/videos.lance      one row a video; written last, so a listed video is searchable
 INDEX/windows.lance     cached states of the network, one row a window: stage 2 reads these
 INDEX/segments.lance    unit vectors of short segments: stage 1 searches these
+INDEX/deleted.lance     ids of videos that were deleted: they stay away until they are added by name
 INDEX/checkpoint/       the checkpoint that made them, so that an index is all that search needs
 """
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +26,15 @@ from vmr_ray.config import IndexConfig
 from vmr_ray.errors import VmrError
 from vmr_ray.features import FeatureStore
 from vmr_ray.model.predictor import Predictor, Window
-from vmr_ray.sources import filesystem
+from vmr_ray.sources import filesystem, read_rows
 
 _ROW = pa.schema(
     [
         ("video_id", pa.string()),
         ("uri", pa.string()),
         ("version", pa.string()),  # of the video file, see FeatureStore.version
+        ("metadata", pa.string()),  # JSON object
+        ("tags", pa.list_(pa.string())),  # the same, one `key=value` each, for filters
         ("duration", pa.float64()),
         ("frames", pa.int64()),
         ("partial", pa.bool_()),
@@ -44,7 +49,9 @@ _ROW = pa.schema(
     ]
 )
 _WINDOW = ["window_id", "video_id", "edges", "states", "core"]
-_VIDEO = ["video_id", "uri", "version", "duration", "frames", "partial"]
+_VIDEO = ["video_id", "uri", "version", "metadata", "duration", "frames", "partial"]
+_TABLES = ("videos", "windows", "segments", "deleted")
+Metadata = Mapping[str, str | int | float | bool]
 
 
 @dataclass(frozen=True)
@@ -63,12 +70,16 @@ def build_index(
     out: str | Path,
     config: IndexConfig | None = None,
     progress: Callable[[int, int], None] | None = None,
+    only: Collection[str] | None = None,
+    metadata: Mapping[str, Metadata] | None = None,
 ) -> IndexSummary:
     """Index every video of a feature store that the index does not hold yet.
 
     Args:
         out: the index, a local directory or an object-storage URI that LanceDB takes.
         progress: called with the videos done and the videos to do.
+        only: ids of the videos to index, also if they were deleted before; default: all that were not.
+        metadata: of videos, by id; searches filter by it. A video whose metadata changed is indexed anew.
 
     Raises:
         VmrError: an input is missing or damaged, the features are not of the checkpoint's kind, or
@@ -86,14 +97,33 @@ def build_index(
     connect()
     _claim(out, checkpoint, info)
     tables = _tables(out, info)
-    listed = tables["videos"].search().select(["video_id", "version"]).limit(None).to_arrow()
-    have = dict(zip(listed["video_id"].to_pylist(), listed["version"].to_pylist(), strict=True))
-    todo = {video: files for video, files in store.files().items() if have.get(video) != store.version(files)}
-    if not todo and not have:
+    listed = tables["videos"].search().select(["video_id", "version", "metadata"]).limit(None).to_arrow()
+    have = {row["video_id"]: row for row in listed.to_pylist()}
+    files = store.files()
+    for video in metadata or {}:
+        if video not in files and video not in have:
+            raise VmrError(f"metadata names the video {video!r}, which {features} does not hold")
+    away = set(tables["deleted"].search().limit(None).to_arrow()["video_id"].to_pylist())
+    notes = {video: _json(fields, video) for video, fields in (metadata or {}).items()}
+    todo = {
+        video: chunks
+        for video, chunks in files.items()
+        if (video in only if only is not None else video not in away)
+        and (
+            video not in have
+            or have[video]["version"] != store.version(chunks)
+            or notes.get(video, have[video]["metadata"]) != have[video]["metadata"]
+        )
+    }
+    for video in todo:
+        notes.setdefault(video, have[video]["metadata"] if video in have else "{}")
+    if not todo and not have and not away:
         raise VmrError(f"the feature store {features} holds no finished video: run `vmr embed` first")
     _delete(tables, todo)  # an older version, or what an interrupted run left
+    if back := away & set(todo):
+        tables["deleted"].delete(f"video_id IN {quoted(back)}")
     done = 0
-    for rows in _batches(_encode(todo, store.root, str(checkpoint), config) if todo else (), config):
+    for rows in _batches(_encode(todo, notes, store.root, str(checkpoint), config) if todo else (), config):
         tables["windows"].add(rows.select(_WINDOW))
         tables["segments"].add(_segments(rows, info.model.dim))
         finished = rows.filter(rows["last"]).select(_VIDEO)
@@ -108,15 +138,68 @@ def build_index(
     )
 
 
+def read_metadata(file: str | Path) -> Mapping[str, Metadata]:
+    """Metadata by video from JSONL or CSV: a `video_id` and any further fields a row. CSV has texts only.
+
+    Raises:
+        VmrError: a row has no `video_id`, or names one twice.
+    """
+    filesys, path = filesystem(str(file))
+    try:
+        with filesys.open_input_stream(path) as stream:
+            text = stream.read().decode("utf-8-sig", errors="replace")
+    except OSError as error:
+        raise VmrError(f"cannot read {file}: {' '.join(str(error).split())}") from None
+    found: dict[str, dict[str, Any]] = {}
+    for line, row in read_rows(text, str(file)):
+        video = row.pop("video_id", None)
+        if not isinstance(video, str) or not video:
+            raise VmrError(f"{file}, line {line}: a row of metadata needs the text 'video_id'")
+        if video in found:
+            raise VmrError(f"{file}, line {line}: {video!r} was named before; give each video one row")
+        found[video] = {key: value for key, value in row.items() if key and value is not None}
+    return found
+
+
+def delete_videos(index: str, video_ids: Collection[str]) -> None:
+    """Take videos out of an index, for good: `build_index` brings them back only if told to by name.
+
+    Raises:
+        VmrError: there is no index, or a video is not in it.
+    """
+    tables = open_tables(index)
+    rows = tables["videos"].search().where(f"video_id IN {quoted(video_ids)}").limit(None).to_arrow()
+    if missing := sorted(set(video_ids) - set(rows["video_id"].to_pylist())):
+        raise VmrError(f"the video {missing[0]!r} is not in the index: see the list of videos")
+    # First the note: an interruption must not let a later `vmr index` bring back what was half deleted.
+    tables["deleted"].add(pa.table({"video_id": pa.array(sorted(set(video_ids)))}))
+    _delete(tables, video_ids)
+
+
+def _json(fields: Metadata, video: str) -> str:
+    for key, value in fields.items():
+        if not isinstance(value, str | int | float | bool):
+            raise VmrError(
+                f"metadata of {video!r}: {key} is a {type(value).__name__}; "
+                "give a text, a number, true or false"
+            )
+    return json.dumps(dict(fields), sort_keys=True, ensure_ascii=False)
+
+
+def tag(key: str, value: str | int | float | bool) -> str:
+    """One field of the metadata as a text that is equal if and only if the field is."""
+    return f"{key}={json.dumps(value, ensure_ascii=False)}"
+
+
 def open_tables(index: str) -> dict[str, Any]:
-    """The tables videos, windows and segments of an index.
+    """The tables videos, windows, segments and deleted of an index; they follow what others write to it.
 
     Raises:
         VmrError: there is no index.
     """
     try:
         connection = _connection(index)
-        return {name: connection.open_table(name) for name in ("videos", "windows", "segments")}
+        return {name: connection.open_table(name) for name in _TABLES}
     except (ValueError, OSError, RuntimeError):
         raise VmrError(
             f"no index at {index}: make one with `vmr index FEATURES --checkpoint RUN/best --out {index}`"
@@ -126,7 +209,8 @@ def open_tables(index: str) -> dict[str, Any]:
 def _connection(index: str) -> Any:
     import lancedb  # starts threads: not before Ray has forked its own processes
 
-    return lancedb.connect(index)
+    # Every read looks for a newer version: added videos are found, and deleted ones are not, at once.
+    return lancedb.connect(index, read_consistency_interval=timedelta(0))
 
 
 def quoted(values: Iterable[str]) -> str:
@@ -159,6 +243,7 @@ def _tables(out: str, info: CheckpointInfo) -> dict[str, Any]:
             ("vector", pa.list_(pa.float32(), info.model.dim)),
             ("video_id", pa.string()),
             ("window_id", pa.string()),
+            ("tags", pa.list_(pa.string())),
             ("start", pa.float64()),
             ("end", pa.float64()),
         ]
@@ -167,6 +252,7 @@ def _tables(out: str, info: CheckpointInfo) -> dict[str, Any]:
         "videos": pa.schema([_ROW.field(name) for name in _VIDEO]),
         "windows": pa.schema([_ROW.field(name) for name in _WINDOW]),
         "segments": segment,
+        "deleted": pa.schema([("video_id", pa.string())]),
     }
     connection = _connection(out)
     return {
@@ -183,17 +269,28 @@ def _delete(tables: dict[str, Any], videos: Iterable[str]) -> None:
 
 
 def _optimize(tables: dict[str, Any], config: IndexConfig) -> None:
-    """Merge small fragments and index the columns that search looks things up by."""
-    tables["windows"].create_scalar_index("window_id", replace=True)
-    tables["segments"].create_scalar_index("video_id", replace=True)
-    if tables["segments"].count_rows() >= config.ann_min_rows:
-        tables["segments"].create_index(metric="dot", vector_column_name="vector", index_type="IVF_PQ")
+    """Merge small fragments, index what search looks up, and take new rows into the indexes there are."""
+    segments = tables["segments"]
+    indexed = {
+        name: {tuple(i.columns) for i in tables[name].list_indices()} for name in ("windows", "segments")
+    }
+    if ("window_id",) not in indexed["windows"]:
+        tables["windows"].create_scalar_index("window_id")
+    if "video_id" not in indexed["segments"]:
+        segments.create_scalar_index("video_id")
+        segments.create_scalar_index("tags", index_type="LABEL_LIST")
+    if "vector" not in indexed["segments"] and segments.count_rows() >= config.ann_min_rows:
+        segments.create_index(metric="dot", vector_column_name="vector", index_type="IVF_PQ")
     for table in tables.values():
         table.optimize()
 
 
 def _encode(
-    todo: dict[str, tuple[str, ...]], root: str, checkpoint: str, config: IndexConfig
+    todo: dict[str, tuple[str, ...]],
+    notes: Mapping[str, str],
+    root: str,
+    checkpoint: str,
+    config: IndexConfig,
 ) -> Iterator[pa.Table]:
     import ray
     from ray.data import ActorPoolStrategy
@@ -203,7 +300,8 @@ def _encode(
     workers = min(cluster_cpus(), len(todo))
     return iter(
         ray.data.from_items(
-            [{"files": list(f)} for f in todo.values()], override_num_blocks=min(len(todo), 1000)
+            [{"files": list(f), "metadata": notes[video]} for video, f in todo.items()],
+            override_num_blocks=min(len(todo), 1000),
         )
         .map_batches(
             _Index,
@@ -238,6 +336,7 @@ def _segments(rows: pa.Table, dim: int) -> pa.Table:
             "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors), dim),
             "video_id": np.repeat(rows["video_id"].to_pylist(), counts),
             "window_id": np.repeat(rows["window_id"].to_pylist(), counts),
+            "tags": rows["tags"].take(pa.array(np.repeat(np.arange(rows.num_rows), counts))),
             "start": np.concatenate(starts),
             "end": np.concatenate(ends),
         }
@@ -262,10 +361,10 @@ class _Index:
             [(v.video_id, v.features, v.edges) for v in videos], self.config.batch_windows
         )
         rows = []
-        versions = {
-            video.video_id: self.store.version(files)
-            for video, files in zip(videos, batch["files"].to_pylist(), strict=True)
-        }
+        versions, notes = {}, {}
+        for video, row in zip(videos, batch.to_pylist(), strict=True):
+            versions[video.video_id] = self.store.version(row["files"])
+            notes[video.video_id] = row["metadata"]
         for i, window in enumerate(seen):
             video = by_id[window.video_id]
             starts, ends, vectors = segments(window, self.config.segment_frames)
@@ -274,11 +373,14 @@ class _Index:
                     "video_id": video.video_id,
                     "uri": video.uri,
                     "version": versions[video.video_id],
+                    "metadata": notes[video.video_id],
+                    "tags": [tag(k, v) for k, v in json.loads(notes[video.video_id]).items()],
                     "duration": video.duration,
                     "frames": len(video.features),
                     "partial": video.partial,
                     "last": i + 1 == len(seen) or seen[i + 1].video_id != window.video_id,
-                    "window_id": f"{window.first}:{video.video_id}",
+                    # With the version: what a searcher has cached is never another file's.
+                    "window_id": f"{window.first}:{versions[video.video_id]}:{video.video_id}",
                     "edges": window.edges,
                     "states": window.states.tobytes(),
                     "core": window.core,

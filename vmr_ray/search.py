@@ -6,37 +6,81 @@ network score the windows that hold the nearest segments, over their cached stat
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import numpy as np
 
 from vmr_ray.config import SearchConfig
 from vmr_ray.errors import VmrError
-from vmr_ray.index import open_tables, quoted
-from vmr_ray.model.predictor import Predictor, Window
-from vmr_ray.model.spans import nms
+from vmr_ray.index import open_tables, quoted, tag
+from vmr_ray.model.predictor import Predictor, Queries, Window
+from vmr_ray.model.spans import ScoredSpan, nms
 from vmr_ray.schema import Moment
 
 _CACHED_WINDOWS = 2048
+
+
+Filter = Mapping[str, str | int | float | bool | Sequence[str | int | float | bool]]
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What to search for, and where.
+
+    Attributes:
+        query: what happens in the moment, as a sentence.
+        top_k: so many moments at most (with `group_by="video"`: videos).
+        video_ids: search these videos only.
+        filter: search the videos only whose metadata has this value (or one of these values) in each field.
+        min_score: leave out what scores lower.
+        group_by: "moment", or "video" for the best moment of each video only.
+        offset: leave out so many of the best: the next page begins there.
+        saliency: say how each frame of the found videos fits, too.
+    """
+
+    query: str
+    top_k: int = 10
+    video_ids: Sequence[str] | None = None
+    filter: Filter | None = None
+    min_score: float | None = None
+    group_by: Literal["moment", "video"] = "moment"
+    offset: int = 0
+    saliency: bool = False
+
+
+@dataclass(frozen=True)
+class Saliency:
+    """How surely the frames of a video that search looked at belong to the moment.
+
+    `times` [n] the middles of the frames, in seconds; `values` [n] in [0, 1].
+    """
+
+    times: list[float]
+    values: list[float]
 
 
 @dataclass(frozen=True)
 class SearchResult:
     """The moments of one query, best first, and where the time went (milliseconds by stage).
 
-    `candidates` are the videos that stage 1 passed on to stage 2, nearest first.
+    `candidates` are the videos that stage 1 passed on to stage 2, nearest first; `more` whether there are
+    results behind these; `saliency` has the videos of the moments, if it was asked for.
     """
 
     query: str
     moments: list[Moment]
     took_ms: dict[str, float] = field(default_factory=dict)
     candidates: list[str] = field(default_factory=list)
+    more: bool = False
+    model_version: str = ""
+    saliency: dict[str, Saliency] = field(default_factory=dict)
 
 
 class Searcher:
@@ -59,94 +103,165 @@ class Searcher:
         """The checksum of the checkpoint that ranks."""
         return self.predictor.info.version
 
-    def videos(self) -> list[dict[str, Any]]:
-        """Every indexed video: video_id, uri, duration in seconds, frames, partial."""
-        rows = self.tables["videos"].search().limit(None).to_arrow().to_pylist()
+    def videos(self, video_ids: Sequence[str] | None = None) -> list[dict[str, Any]]:
+        """The indexed videos (or those of `video_ids`): video_id, uri, metadata, duration in seconds,
+        frames, partial; by video_id."""
+        search = self.tables["videos"].search()
+        if video_ids is not None:
+            search = search.where(f"video_id IN {quoted(video_ids)}")
+        rows = search.limit(None).to_arrow().to_pylist()
+        for row in rows:
+            row["metadata"] = json.loads(row["metadata"])
         return sorted(rows, key=lambda row: row["video_id"])
 
-    def search(self, query: str, top_k: int = 10, video_ids: Sequence[str] | None = None) -> SearchResult:
-        """The moments that show what `query` says, best first, over all videos or `video_ids` only.
+    def search(
+        self, query: str, top_k: int = 10, video_ids: Sequence[str] | None = None, **more: Any
+    ) -> SearchResult:
+        """The moments that show what `query` says, best first; `more` are further fields of `Ask`.
 
         Raises:
             VmrError: the query is empty or too long, top_k is out of range, or a video is not indexed.
         """
-        query = self._checked(query, top_k, video_ids)
+        (found,) = self.search_many([Ask(query, top_k, video_ids, **more)])
+        if isinstance(found, VmrError):
+            raise found
+        return found
+
+    def search_many(
+        self, asks: Sequence[Ask], tokens: Sequence[np.ndarray] | None = None
+    ) -> list[SearchResult | VmrError]:
+        """Several searches at once. A mistake in one is its own answer and does not touch the others.
+
+        Args:
+            tokens: of every query the states of the text encoder, if they are known already.
+        """
         clock = [time.perf_counter()]
-        encoded = self.predictor.encode_queries([query])
+        answers: list[SearchResult | VmrError | None] = [self._mistake(ask) for ask in asks]
+        good = [i for i, answer in enumerate(answers) if answer is None]
+        if not good:
+            return cast("list[SearchResult | VmrError]", answers)
+        states = (
+            self.predictor.text([asks[i].query.strip() for i in good])
+            if tokens is None
+            else [tokens[i] for i in good]
+        )
+        encoded = self.predictor.encode_tokens(states)
         clock.append(time.perf_counter())
-        wanted = self._candidates(encoded.vectors[0].cpu().numpy(), video_ids)
-        clock.append(time.perf_counter())
-        seen = self._windows(wanted)
-        found = self.predictor.rank(seen, encoded, [(i, 0) for i in range(len(seen))], top_k, self.config.nms)
-        by_video: dict[str, list[Any]] = {}
-        for window, spans in zip(seen, found, strict=True):
-            by_video.setdefault(window.video_id, []).extend(spans)
-        moments = [
-            Moment(video, *span)
-            for video, spans in by_video.items()
-            for span in nms(spans, self.config.nms, top_k)
+        wanted = [
+            self._candidates(vector, asks[i])
+            for i, vector in zip(good, encoded.vectors.cpu().numpy(), strict=True)
         ]
-        moments.sort(key=lambda m: (-m.score, m.video_id, m.start))
+        clock.append(time.perf_counter())
+        held = self._windows(list(dict.fromkeys(w for windows in wanted for w in windows)))
+        places = {name: i for i, name in enumerate(held)}
+        seen = list(held.values())
+        pairs = [(places[w], q) for q, windows in enumerate(wanted) for w in windows if w in places]
+        most = max(asks[i].offset + asks[i].top_k for i in good) + 1
+        ranked = self.predictor.rank(seen, encoded, pairs, most, self.config.nms)
+        found: list[dict[str, list[ScoredSpan]]] = [{} for _ in good]
+        for (w, q), spans in zip(pairs, ranked, strict=True):
+            found[q].setdefault(seen[w].video_id, []).extend(spans)
+        for q, i in enumerate(good):
+            moments = self._ordered(asks[i], found[q])
+            shown = moments[asks[i].offset : asks[i].offset + asks[i].top_k]
+            saliency = {}
+            if asks[i].saliency:
+                named = {m.video_id for m in shown}
+                near = [places[w] for w in wanted[q] if w in places and seen[places[w]].video_id in named]
+                saliency = self._saliency([seen[w] for w in near], encoded, q)
+            answers[i] = SearchResult(
+                asks[i].query.strip(),
+                shown,
+                candidates=list(found[q]),
+                more=len(moments) > asks[i].offset + asks[i].top_k,
+                model_version=self.version,
+                saliency=saliency,
+            )
         clock.append(time.perf_counter())
         names = ("encode", "candidates", "rank")
         took = {name: 1000 * (b - a) for name, a, b in zip(names, clock, clock[1:], strict=False)}
         took["total"] = 1000 * (clock[-1] - clock[0])
-        return SearchResult(query, moments[:top_k], took, list(by_video))
+        return [
+            replace(a, took_ms=took) if isinstance(a, SearchResult) else cast(VmrError, a) for a in answers
+        ]
 
-    def _checked(self, query: str, top_k: int, video_ids: Sequence[str] | None) -> str:
-        if not query.strip():
-            raise VmrError("the query is empty: describe what happens in a sentence")
-        if len(query) > self.config.max_query_chars:
-            raise VmrError(
-                f"the query has {len(query)} characters, "
+    def _mistake(self, ask: Ask) -> VmrError | None:
+        if not ask.query.strip():
+            return VmrError("the query is empty: describe what happens in a sentence")
+        if len(ask.query) > self.config.max_query_chars:
+            return VmrError(
+                f"the query has {len(ask.query)} characters, "
                 f"at most {self.config.max_query_chars} are taken: shorten it"
             )
-        if not 1 <= top_k <= self.config.max_top_k:
-            raise VmrError(f"top_k is {top_k}: it must be 1 to {self.config.max_top_k}")
-        if video_ids is not None and not video_ids:
-            raise VmrError("video_ids is empty: name a video, or leave it out to search all")
-        if video_ids is not None:
-            rows = (
-                self.tables["videos"].search().where(f"video_id IN {quoted(video_ids)}")
-                if video_ids
-                else None
-            )
-            known = set(rows.limit(None).to_arrow()["video_id"].to_pylist()) if rows else set()
-            if missing := [v for v in video_ids if v not in known]:
-                raise VmrError(f"the video {missing[0]!r} is not in the index: see the list of videos")
-        return query.strip()
+        if not 1 <= ask.top_k <= self.config.max_top_k:
+            return VmrError(f"top_k is {ask.top_k}: it must be 1 to {self.config.max_top_k}")
+        if ask.offset < 0:
+            return VmrError(f"offset is {ask.offset}: it must be at least 0")
+        if ask.video_ids is not None:
+            if not ask.video_ids:
+                return VmrError("video_ids is empty: name a video, or leave it out to search all")
+            known = {row["video_id"] for row in self.videos(ask.video_ids)}
+            if missing := [v for v in ask.video_ids if v not in known]:
+                return VmrError(f"the video {missing[0]!r} is not in the index: see the list of videos")
+        return None
 
-    def _candidates(self, vector: np.ndarray, video_ids: Sequence[str] | None) -> list[str]:
+    def _candidates(self, vector: np.ndarray, ask: Ask) -> list[str]:
         """Stage 1: the ids of the windows that hold the nearest segments, nearest first."""
         search = self.tables["segments"].search(vector.astype(np.float32)).distance_type("dot")
-        if video_ids is not None:
-            search = search.where(f"video_id IN {quoted(video_ids)}", prefilter=True)
+        wanted = []
+        if ask.video_ids is not None:
+            wanted.append(f"video_id IN {quoted(ask.video_ids)}")
+        for key, value in (ask.filter or {}).items():
+            values = [value] if isinstance(value, str | int | float | bool) else list(value)
+            tags = ", ".join("'" + tag(key, v).replace("'", "''") + "'" for v in values)
+            wanted.append(f"array_has_any(tags, [{tags}])")
+        if wanted:
+            search = search.where(" AND ".join(wanted), prefilter=True)
         near = search.select(["window_id", "_distance"]).limit(self.config.candidates).to_arrow()
         return list(dict.fromkeys(near["window_id"].to_pylist()))[: self.config.windows]
 
-    def _windows(self, ids: list[str]) -> list[Window]:
-        with self._lock:  # a service searches in several threads
-            return self._cached(ids)
+    def _ordered(self, ask: Ask, found: Mapping[str, list[ScoredSpan]]) -> list[Moment]:
+        """All moments of a query, best first."""
+        most = 1 if ask.group_by == "video" else ask.offset + ask.top_k + 1
+        moments = [
+            Moment(video, *span)
+            for video, spans in found.items()
+            for span in nms(spans, self.config.nms, most)
+        ]
+        if ask.min_score is not None:
+            moments = [m for m in moments if m.score >= ask.min_score]
+        return sorted(moments, key=lambda m: (-m.score, m.video_id, m.start))
 
-    def _cached(self, ids: list[str]) -> list[Window]:
-        missing = [i for i in ids if i not in self._cache]
-        if missing:
-            rows = (
-                self.tables["windows"].search().where(f"window_id IN {quoted(missing)}").limit(len(missing))
+    def _saliency(self, seen: Sequence[Window], queries: Queries, query: int) -> dict[str, Saliency]:
+        rows: dict[str, list[tuple[float, float]]] = {}
+        for window, sure in zip(seen, self.predictor.membership_of(seen, queries, query), strict=True):
+            low, high = window.core
+            middles = (window.edges[:-1] + window.edges[1:])[low:high] / 2
+            rows.setdefault(window.video_id, []).extend(zip(middles.tolist(), sure.tolist(), strict=True))
+        return {
+            video: Saliency(*map(list, zip(*sorted(points), strict=True))) for video, points in rows.items()
+        }
+
+    def _windows(self, ids: list[str]) -> dict[str, Window]:
+        """The windows by their id; one whose video was deleted meanwhile is left out."""
+        with self._lock:  # a service searches in several threads
+            if missing := [i for i in ids if i not in self._cache]:
+                self._load(missing)
+            found = {i: self._cache[i] for i in ids if i in self._cache}
+            for i in found:
+                self._cache.move_to_end(i)
+            while len(self._cache) > max(_CACHED_WINDOWS, len(ids)):
+                self._cache.popitem(last=False)
+            return found
+
+    def _load(self, ids: list[str]) -> None:
+        rows = self.tables["windows"].search().where(f"window_id IN {quoted(ids)}").limit(len(ids))
+        dim = self.predictor.info.model.dim
+        for row in rows.to_arrow().to_pylist():
+            self._cache[row["window_id"]] = Window(
+                row["video_id"],
+                int(row["window_id"].partition(":")[0]),
+                np.asarray(row["edges"]),
+                np.frombuffer(row["states"], np.float16).reshape(-1, dim),
+                tuple(row["core"]),
             )
-            dim = self.predictor.info.model.dim
-            for row in rows.to_arrow().to_pylist():
-                self._cache[row["window_id"]] = Window(
-                    row["video_id"],
-                    int(row["window_id"].partition(":")[0]),
-                    np.asarray(row["edges"]),
-                    np.frombuffer(row["states"], np.float16).reshape(-1, dim),
-                    tuple(row["core"]),
-                )
-        windows = []
-        for i in ids:
-            self._cache.move_to_end(i)
-            windows.append(self._cache[i])
-        while len(self._cache) > max(_CACHED_WINDOWS, len(ids)):
-            self._cache.popitem(last=False)
-        return windows

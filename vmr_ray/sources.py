@@ -140,7 +140,7 @@ def _manifest(filesys: fs.FileSystem, path: str, item: str, roots: Sequence[str]
     with filesys.open_input_stream(path) as stream:
         text = stream.read().decode("utf-8-sig", errors="replace")
     folder = PurePosixPath(path).parent
-    for line, row in _rows(text, item):
+    for line, row in read_rows(text, item):
         video_id, uri = row.get("video_id"), row.get("uri")
         if not isinstance(video_id, str) or not isinstance(uri, str) or not video_id or not uri:
             raise VmrError(f"{item}, line {line}: a manifest row needs the texts 'video_id' and 'uri'")
@@ -221,7 +221,7 @@ class _Copy:
             return self._file.name
 
 
-def _rows(text: str, item: str) -> Iterator[tuple[int, dict[str, object]]]:
+def read_rows(text: str, item: str) -> Iterator[tuple[int, dict[str, object]]]:
     lines = text.splitlines()
     if item.lower().endswith(".csv"):
         yield from enumerate(csv.DictReader(lines), start=2)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import shutil
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,12 +20,15 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def client(index: Path) -> Iterator[httpx.Client]:
+def client(index: Path, world, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     from ray import serve
 
     from vmr_ray.serve.local import start
 
-    url = start(index, port=free_port())
+    # Its own copy: these tests add and delete videos.
+    own = tmp_path_factory.mktemp("served") / "index"
+    shutil.copytree(index, own)
+    url = start(own, port=free_port(), roots=[str(world.root)], max_upload_mb=1)
     with httpx.Client(base_url=url, timeout=60) as client:
         yield client
     serve.shutdown()
@@ -34,7 +40,7 @@ def test_search(client: httpx.Client):
     answer = response.json()
     assert [m["rank"] for m in answer["results"]] == [1, 2, 3]
     assert all(0 <= m["start"] < m["end"] for m in answer["results"])
-    assert answer["model_version"] == client.get("healthz").json()["model_version"]
+    assert answer["model_version"] == client.get("readyz").json()["model_version"]
     assert set(answer["took_ms"]) == {"encode", "candidates", "rank", "total"}
 
 
@@ -64,6 +70,10 @@ def test_service_answers_as_the_library_does(client: httpx.Client, index: Path):
         ({"query": "x" * 2000}, 400, "at most 1000"),
         ({"query": "ok", "video_ids": ["none.mp4"]}, 400, "none.mp4"),
         ({"query": "x" * 10_000_000}, 413, "exceeds"),
+        ({"query": "ok", "page_token": "x"}, 400, "page_token"),
+        ({"query": "ok", "group_by": "colour"}, 422, "group_by"),
+        ({"query": "ok", "filter": {"a": {"b": 1}}}, 422, "filter"),
+        ({"query": "ok", "include": ["pixels"]}, 422, "include"),
     ],
 )
 def test_mistakes_are_named(client: httpx.Client, body: dict, status: int, told: str):
@@ -99,3 +109,141 @@ def test_documentation_and_page(client: httpx.Client):
     assert client.get("docs").status_code == 200
     page = client.get("/")
     assert page.status_code == 200 and "Search inside video" in page.text
+
+
+def test_pages_continue_where_the_one_before_ends(client: httpx.Client):
+    ask = {"query": "the red ball spins"}
+    whole = client.post("v1/search", json=ask | {"top_k": 6}).json()["results"]
+    first = client.post("v1/search", json=ask | {"top_k": 3}).json()
+    token = {"page_token": first["next_page_token"]}
+    second = client.post("v1/search", json=ask | {"top_k": 3} | token).json()
+    assert first["results"] + second["results"] == whole
+    # A token belongs to its request.
+    other = client.post("v1/search", json=ask | {"top_k": 2} | token)
+    assert other.status_code == 400 and "page_token" in other.json()["error"]
+
+
+def test_scores_limit_and_videos_group(client: httpx.Client):
+    ask = {"query": "the red ball spins", "top_k": 20}
+    found = client.post("v1/search", json=ask).json()["results"]
+    least = found[2]["score"]
+    kept = client.post("v1/search", json=ask | {"min_score": least}).json()["results"]
+    assert kept == [m for m in found if m["score"] >= least]
+    grouped = client.post("v1/search", json=ask | {"group_by": "video"}).json()["results"]
+    videos = [m["video_id"] for m in grouped]
+    assert len(set(videos)) == len(videos) > 1
+    assert grouped[0] == found[0]
+
+
+def test_a_batch_answers_each_search_for_itself(client: httpx.Client):
+    good = {"query": "the red ball spins", "top_k": 2}
+    response = client.post("v1/search:batch", json={"searches": [good, good | {"video_ids": ["none.mp4"]}]})
+    first, second = response.json()["responses"]
+    assert first["results"] == client.post("v1/search", json=good).json()["results"]
+    assert "none.mp4" in second["error"]
+
+
+def test_saliency_covers_the_found_videos(client: httpx.Client):
+    ask = {"query": "the red ball spins", "top_k": 2, "include": ["saliency", "thumbnail"]}
+    answer = client.post("v1/search", json=ask).json()
+    assert set(answer["saliency"]) == {m["video_id"] for m in answer["results"]}
+    durations = {v["video_id"]: v["duration"] for v in client.get("v1/videos").json()["videos"]}
+    for video, curve in answer["saliency"].items():
+        assert curve["times"] == sorted(curve["times"]) and curve["times"][-1] < durations[video]
+        assert all(0 <= value <= 1 for value in curve["values"])
+    picture = client.get(answer["results"][0]["thumbnail"])
+    assert picture.headers["content-type"] == "image/jpeg"
+
+
+def test_pictures_and_clips(client: httpx.Client, world):
+    import av
+    from PIL import Image
+
+    video = client.get("v1/videos").json()["videos"][0]["video_id"]
+    picture = client.get(f"v1/videos/{video}/thumbnail", params={"t": 1.0, "width": 100})
+    assert Image.open(io.BytesIO(picture.content)).width == 100
+    cut = client.get(f"v1/videos/{video}/clip", params={"start": 1.0, "end": 2.5})
+    assert cut.headers["content-type"] == "video/mp4"
+    with av.open(io.BytesIO(cut.content)) as container:
+        rate = float(container.streams.video[0].average_rate)
+        assert abs(sum(1 for _ in container.decode(video=0)) / rate - 1.5) <= 2 / rate
+    for span in ({"start": 2, "end": 1}, {"start": 0, "end": 10_000}):
+        refused = client.get(f"v1/videos/{video}/clip", params=span)
+        assert refused.status_code == 400 and str(world.root) not in refused.text
+
+
+def test_videos_come_and_go_without_a_restart(client: httpx.Client, world):
+    """One from below a root, one uploaded: found when their job is done, and not after they are deleted."""
+    source = next(world.videos.rglob("*.mp4"))
+    added = client.post(
+        "v1/videos", json={"uri": str(source), "video_id": "added", "metadata": {"camera": "north"}}
+    )
+    sent = client.post(
+        "v1/videos?name=sent.mp4", content=source.read_bytes(), headers={"content-type": "video/mp4"}
+    )
+    for response in (added, sent):
+        assert response.status_code == 202, response.text
+        assert finished(client, response.json()["job_id"]) == {"status": "done", "error": None}
+    ask = {"query": "the red ball spins"}
+    north = client.post("v1/search", json=ask | {"filter": {"camera": ["north", "south"]}}).json()["results"]
+    assert {m["video_id"] for m in north} == {"added"}
+    assert client.post("v1/search", json=ask | {"filter": {"camera": "south"}}).json()["results"] == []
+    same = client.post("v1/search", json=ask | {"video_ids": ["sent.mp4"]}).json()["results"]
+    assert [(m["start"], m["end"]) for m in same] == [(m["start"], m["end"]) for m in north]
+    assert client.get("v1/videos/added").json()["metadata"] == {"camera": "north"}
+    again = client.post("v1/videos", json={"uri": str(source), "video_id": "added"})
+    assert again.status_code == 400 and "already" in again.json()["error"]
+    for video in ("added", "sent.mp4"):
+        assert client.delete(f"v1/videos/{video}").status_code == 204
+        assert client.get(f"v1/videos/{video}").status_code == 404
+        assert client.delete(f"v1/videos/{video}").status_code == 404
+    left = client.post("v1/search", json=ask | {"top_k": 100}).json()["results"]
+    assert not {"added", "sent.mp4"} & {m["video_id"] for m in left}
+    assert source.exists()
+
+
+def finished(client: httpx.Client, job: str) -> dict[str, str | None]:
+    for _ in range(600):
+        found = client.get(f"v1/jobs/{job}").json()
+        if found["status"] in ("done", "failed"):
+            return {name: found[name] for name in ("status", "error")}
+        time.sleep(0.2)
+    raise AssertionError(found)
+
+
+def test_a_bad_upload_fails_with_its_reason(client: httpx.Client, world):
+    sent = client.post(
+        "v1/videos?name=bad.mp4", content=b"no video at all", headers={"content-type": "video/mp4"}
+    )
+    found = finished(client, sent.json()["job_id"])
+    assert found["status"] == "failed" and found["error"]
+    assert "bad.mp4" in found["error"] and "/uploads" not in found["error"]
+    assert client.get("v1/videos/bad.mp4").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "status"),
+    [("..%2Fa.mp4", 10, 400), ("a.txt", 10, 400), ("a.mp4", 0, 422), ("a.mp4", (1 << 20) + 1, 413)],
+)
+def test_uploads_are_bounded(client: httpx.Client, name: str, size: int, status: int):
+    response = client.post(
+        f"v1/videos?name={name}", content=bytes(size), headers={"content-type": "video/mp4"}
+    )
+    assert response.status_code == status, response.text
+
+
+def test_uris_elsewhere_are_refused(client: httpx.Client):
+    for uri in ("../../etc/passwd", "file:///etc/passwd", "http://169.254.169.254/a.mp4", "/etc/passwd"):
+        response = client.post("v1/videos", json={"uri": uri})
+        assert response.status_code == 400 and "roots" in response.json()["error"]
+
+
+def test_metrics_tell_the_stages(client: httpx.Client):
+    client.post("v1/search", json={"query": "the red ball spins"})
+    for _ in range(60):
+        text = client.get("metrics").text
+        if 'stage="rank"' in text:
+            break
+        time.sleep(1)
+    assert "vmr_search_stage_ms_bucket" in text and 'stage="rank"' in text
+    assert "ray_serve_" in text

@@ -9,7 +9,8 @@ import yaml
 from ray.serve.schema import ServeDeploySchema
 
 from vmr_ray.config import validated
-from vmr_ray.serve.app import MomentSearch, ServeArgs
+from vmr_ray.serve.app import Api, Encoder, Ingest, Ranker
+from vmr_ray.serve.models import ServeArgs
 
 CONFIGS = sorted((Path(__file__).parents[2] / "serve_configs").glob("*.yaml"))
 
@@ -33,10 +34,24 @@ def test_every_key_is_known(path: Path):
     assert unknown_keys(config, parsed) == []
     for application in config["applications"]:
         assert application["import_path"] == "vmr_ray.serve.app:build"
-        validated(ServeArgs, application["args"], path.name)
+        args = validated(ServeArgs, application["args"], path.name)
         for deployment in application["deployments"]:
-            assert deployment["name"] == MomentSearch.name
+            assert deployment["name"] in {d.name for d in (Api, Encoder, Ranker)}
             assert deployment["autoscaling_config"]["max_replicas"] > 1
+        # Without keys nobody else may ask; the index has one writer.
+        assert args.auth == "keys" or config["http_options"]["host"] == "127.0.0.1"
+        assert Ingest.num_replicas == 1
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)
+def test_a_batch_fits_what_a_replica_takes(path: Path):
+    """A full batch must be able to form, or `serve.batch` waits for what cannot come."""
+    for application in yaml.safe_load(path.read_text())["applications"]:
+        batch = ServeArgs.model_validate(application["args"]).batch_size
+        given = {d["name"]: d for d in application["deployments"]}
+        for deployment, size in ((Encoder, 4 * batch), (Ranker, batch)):
+            most = given.get(deployment.name, {}).get("max_ongoing_requests", deployment.max_ongoing_requests)
+            assert most >= size, deployment.name
 
 
 def test_a_typo_is_found():

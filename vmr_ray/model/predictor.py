@@ -206,26 +206,33 @@ class Predictor:
         return [merge(found, nms, top_k) for found in spans]
 
     @torch.inference_mode()
+    def membership_of(self, seen: Sequence[Window], queries: Queries, query: int) -> list[np.ndarray]:
+        """How surely each frame of the windows' cores belongs to the moment, in [0, 1].
+
+        Zeros without a membership head.
+        """
+        found = [np.zeros(window.core[1] - window.core[0]) for window in seen]
+        for run in join(seen):
+            states, mask = (x.to(self.device) for x in pad([run.states]))
+            asked = queries.states[query : query + 1], queries.mask[query : query + 1]
+            heads = self.network.fuse(states, mask, *asked)
+            if heads.membership is not None:
+                sure = heads.membership[0].sigmoid().cpu().numpy()
+                for w, first in run.parts:
+                    low, high = seen[w].core
+                    found[w] = sure[first + low : first + high]
+        return found
+
     def membership(self, example: Example) -> list[np.ndarray]:
         """How surely each frame belongs to the moment: for every query of the example [T], in [0, 1].
 
         Nothing without a membership head.
         """
+        if self.network.membership is None:
+            return []
         queries = self.encode_tokens(example.tokens)
-        found = np.zeros((len(example.tokens), len(example.features)))
-        owner = torch.zeros(len(example.tokens), dtype=torch.long, device=self.device)
         seen = self.encode_videos([(example.video_id, example.features, example.edges)])
-        for run in join(seen):
-            states, mask = (x.to(self.device) for x in pad([run.states]))
-            heads = self.network.fuse(states, mask, queries.states, queries.mask, owner)
-            if heads.membership is None:
-                return []
-            sure = heads.membership.sigmoid().cpu().numpy()
-            for window, first in run.parts:
-                low, high = seen[window].core
-                at = seen[window].first
-                found[:, at + low : at + high] = sure[:, first + low : first + high]
-        return list(found)
+        return [np.concatenate(self.membership_of(seen, queries, q)) for q in range(len(example.tokens))]
 
 
 def _cut(

@@ -1,179 +1,245 @@
-"""The Serve application: HTTP in, `Searcher` behind it, nothing else.
+"""The Serve application: where each part of the service runs. The routes are in api.py.
+
+    Api      HTTP in and out; keys, limits, media                     scale with open connections
+    Encoder  queries -> token states, in batches                      scale with queries
+    Ranker   both stages of search over the index, in batches         scale with queries; the costly one
+    Ingest   adds and deletes videos, one after the other             always one
 
 serve run serve_configs/local.yaml        # import_path: vmr_ray.serve.app:build
 """
 
-# No `from __future__ import annotations` here: FastAPI must see the types themselves, also in a replica.
-import mimetypes
-from pathlib import Path
-from typing import Annotated, Any
+# No `from __future__ import annotations` here: Serve reads the types themselves, also in a replica.
+import asyncio
+from collections.abc import Sequence
+from typing import Any
 
-from fastapi import FastAPI, HTTPException, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+import numpy as np
+from fastapi import FastAPI
 from ray import serve
+from ray.serve.config import BackpressureConfig
 
-from vmr_ray import __version__
-from vmr_ray.config import SearchConfig
 from vmr_ray.errors import VmrError
-from vmr_ray.serve.limits import BodyLimit
+from vmr_ray.search import Ask, SearchResult
+from vmr_ray.serve.api import UnavailableError, make_api
+from vmr_ray.serve.ingest import IngestJob, IngestQueue
+from vmr_ray.serve.models import ServeArgs
 
-MAX_BODY = 1 << 20
-PAGE = Path(__file__).parent / "page"
-
-
-class ServeArgs(BaseModel):
-    """The `args` of a Serve config file."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    index: str = Field(description="index directory or URI; a relative one counts from where Ray was started")
-    search: SearchConfig = SearchConfig()
-    device: str = "cpu"
-    threads: int = Field(1, ge=1, description="torch threads of one replica")
+# Shares of a core are what keeps a laptop with two of them going; a config file sets others.
+# Milliseconds.
+_BUCKETS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000]
 
 
-class SearchRequest(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid",
-        json_schema_extra={"example": {"query": "the person pours ingredients into a mixer", "top_k": 3}},
-    )
+@serve.deployment(ray_actor_options={"num_cpus": 0.25}, max_ongoing_requests=128, max_queued_requests=128)
+class Encoder:
+    """Queries -> the states of their tokens."""
 
-    query: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)] = Field(
-        description="what happens in the moment, as a plain sentence"
-    )
-    top_k: int = Field(10, ge=1, le=100)
-    video_ids: list[str] | None = Field(
-        None, min_length=1, max_length=1000, description="search these videos only"
-    )
-
-
-class FoundMoment(BaseModel):
-    """`start` and `end` are seconds on the video's own clock, `[start, end)`."""
-
-    rank: int
-    video_id: str
-    start: float
-    end: float
-    score: float = Field(description="orders the moments of one query; higher is better")
-
-
-class SearchResponse(BaseModel):
-    model_config = ConfigDict(protected_namespaces=())
-
-    results: list[FoundMoment]
-    model_version: str
-    took_ms: dict[str, float] = Field(description="milliseconds by stage")
-
-
-class IndexedVideo(BaseModel):
-    # What else the index knows, above all where the file lies, stays inside.
-    model_config = ConfigDict(extra="ignore")
-
-    video_id: str
-    duration: float = Field(description="seconds")
-    frames: int = Field(description="sampled frames")
-    partial: bool = Field(description="the file was damaged; only its readable part is searchable")
-
-
-class VideoList(BaseModel):
-    videos: list[IndexedVideo]
-
-
-class Health(BaseModel):
-    model_config = ConfigDict(protected_namespaces=())
-
-    status: str
-    model_version: str
-
-
-api = FastAPI(
-    title="vmr-ray",
-    version=__version__,
-    description="Search inside video with plain sentences: a query in, files and seconds out.",
-)
-api.add_middleware(BodyLimit, limit=MAX_BODY)
-
-
-@api.exception_handler(RequestValidationError)
-async def _refused(_: Request, error: RequestValidationError) -> JSONResponse:
-    """What is wrong, without echoing what was sent."""
-    said = "; ".join(f"{'.'.join(map(str, e['loc'][1:])) or 'body'}: {e['msg']}" for e in error.errors())
-    return JSONResponse({"error": said}, status_code=422)
-
-
-@api.exception_handler(VmrError)
-async def _mistake(_: Request, error: VmrError) -> JSONResponse:
-    return JSONResponse({"error": str(error)}, status_code=400)
-
-
-@api.exception_handler(HTTPException)
-async def _http(_: Request, error: HTTPException) -> JSONResponse:
-    return JSONResponse({"error": error.detail}, status_code=error.status_code)
-
-
-# `serve.ingress` pickles the class as it stands here: what its methods use must be defined above.
-@serve.deployment
-@serve.ingress(api)
-class MomentSearch:
-    """One replica: the index opened, the network and the text encoder in memory."""
-
-    def __init__(self, args: dict[str, Any]):
+    def __init__(self, settings: ServeArgs):
         import torch
+
+        from vmr_ray.checkpoint import load_info
+        from vmr_ray.encoders import text_encoder
+
+        torch.set_num_threads(settings.threads)
+        self.encoder = text_encoder(load_info(f"{settings.index}/checkpoint").text_encoder, settings.device)
+        self.most = settings.search.max_query_chars
+        self.encoder(["warm up"])
+        self.batch.set_max_batch_size(4 * settings.batch_size)
+        self.batch.set_batch_wait_timeout_s(settings.batch_wait_ms / 1000)
+
+    async def encode(self, query: str) -> tuple[str, np.ndarray | None]:
+        """The encoder's name and the states; None for what no searcher would take."""
+        if not query.strip() or len(query) > self.most:
+            return self.encoder.name, None
+        return self.encoder.name, await self.batch(query.strip())
+
+    @serve.batch
+    async def batch(self, queries: list[str]) -> list[np.ndarray]:
+        return await asyncio.to_thread(self.encoder, queries)
+
+
+@serve.deployment(ray_actor_options={"num_cpus": 0.5}, max_ongoing_requests=32, max_queued_requests=64)
+class Ranker:
+    """One replica: the index opened, the network in memory."""
+
+    def __init__(self, settings: ServeArgs):
+        import torch
+        from ray.serve.metrics import Histogram
 
         from vmr_ray.search import Searcher
 
-        settings = ServeArgs.model_validate(args)
         torch.set_num_threads(settings.threads)
         self.searcher = Searcher(settings.index, settings.search, settings.device)
         # The first query pays for lazy set-up; let it be ours.
         self.searcher.search("warm up", 1)
+        self.stages = Histogram(
+            "vmr_search_stage_ms",
+            description="Milliseconds of a search, by stage.",
+            boundaries=_BUCKETS,
+            tag_keys=("stage",),
+        )
+        self.batch.set_max_batch_size(settings.batch_size)
+        self.batch.set_batch_wait_timeout_s(settings.batch_wait_ms / 1000)
 
-    # Plain functions: FastAPI runs them in threads, so that health checks answer during a search.
-    @api.post("/v1/search", tags=["search"])
-    def search(self, request: SearchRequest) -> SearchResponse:
-        """The moments that show what the query says, best first."""
-        found = self.searcher.search(request.query, request.top_k, request.video_ids)
-        return SearchResponse(
-            results=[
-                FoundMoment(rank=rank, video_id=m.video_id, start=m.start, end=m.end, score=m.score)
-                for rank, m in enumerate(found.moments, start=1)
-            ],
-            model_version=self.searcher.version,
-            took_ms=found.took_ms,
+    async def search(self, ask: Ask, encoded: tuple[str, np.ndarray | None]) -> SearchResult | VmrError:
+        name, tokens = encoded
+        # While a new version is rolled out, the encoder may be of the other one.
+        if name != self.searcher.predictor.info.text_encoder:
+            tokens = None
+        return await self.batch((ask, tokens))
+
+    @serve.batch
+    async def batch(self, asks: list[tuple[Ask, np.ndarray | None]]) -> list[SearchResult | VmrError]:
+        # In a thread, so that health checks are answered during a search.
+        return await asyncio.to_thread(self._search, asks)
+
+    def _search(self, asks: list[tuple[Ask, np.ndarray | None]]) -> list[SearchResult | VmrError]:
+        missing = [ask.query.strip() or "-" for ask, tokens in asks if tokens is None]
+        own = iter(self.searcher.predictor.text(missing) if missing else [])
+        tokens = [next(own) if states is None else states for _, states in asks]
+        found = self.searcher.search_many([ask for ask, _ in asks], tokens)
+        for result in found:
+            if isinstance(result, SearchResult):
+                for stage, ms in result.took_ms.items():
+                    self.stages.observe(ms, {"stage": stage})
+        return found
+
+    def version(self) -> str:
+        return self.searcher.version
+
+    def videos(self, video_ids: Sequence[str] | None = None) -> list[dict[str, Any]]:
+        return self.searcher.videos(video_ids)
+
+    async def check_health(self) -> None:
+        """A wedged network or index fails this, and Serve replaces the replica."""
+        await asyncio.wait_for(asyncio.to_thread(self.searcher.search, "health", 1), 20)
+
+
+@serve.deployment(ray_actor_options={"num_cpus": 0}, max_queued_requests=256)
+class Ingest:
+    """Adds and deletes videos. One replica: an index has one writer."""
+
+    def __init__(self, settings: ServeArgs):
+        from vmr_ray.runtime import connect
+
+        connect()
+        self.queue = IngestQueue(settings.index)
+
+    def add(self, video_id: str, uri: str, metadata: dict[str, Any]) -> IngestJob | VmrError:
+        try:
+            return self.queue.add(video_id, uri, metadata)
+        except VmrError as error:
+            return error
+
+    def job(self, job_id: str) -> IngestJob | None:
+        return self.queue.job(job_id)
+
+    def delete(self, video_id: str) -> VmrError | None:
+        try:
+            self.queue.delete(video_id)
+        except VmrError as error:
+            return error
+        return None
+
+
+@serve.deployment(
+    ray_actor_options={"num_cpus": 0.1},
+    max_ongoing_requests=128,
+    max_queued_requests=128,
+    backpressure_config=BackpressureConfig(status_code=503, retry_after_s=1),
+)
+@serve.ingress()
+class Api:
+    """The routes of api.py; as their backend it calls the other deployments and tells Ray's errors."""
+
+    def __init__(
+        self,
+        settings: ServeArgs,
+        encoder: serve.handle.DeploymentHandle,
+        ranker: serve.handle.DeploymentHandle,
+        ingest: serve.handle.DeploymentHandle,
+    ):
+        self.settings, self.encoder, self.ranker, self.ingest = settings, encoder, ranker, ingest
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return make_api(self.settings, self)
+
+    async def search(self, ask: Ask) -> SearchResult | VmrError:
+        # A search changes nothing: if its replica dies, another one may answer.
+        return await self._call(
+            lambda: self.ranker.search.remote(ask, self.encoder.encode.remote(ask.query)), attempts=2
         )
 
-    @api.get("/v1/videos", tags=["videos"])
-    def videos(self) -> VideoList:
-        """Every searchable video."""
-        return VideoList(videos=[IndexedVideo(**row) for row in self.searcher.videos()])
+    async def version(self) -> str:
+        return await self._call(lambda: self.ranker.version.remote(), attempts=2)
 
-    @api.get("/v1/videos/{video_id:path}/stream", tags=["videos"], response_class=FileResponse)
-    def stream(self, video_id: str) -> FileResponse:
-        """The video file; HTTP range requests are answered."""
-        uri = next((row["uri"] for row in self.searcher.videos() if row["video_id"] == video_id), None)
-        if uri is None or "://" in uri or not Path(uri).is_file():
-            raise HTTPException(404, f"no playable file for the video {video_id!r}")
-        return FileResponse(uri, media_type=mimetypes.guess_type(uri)[0] or "application/octet-stream")
+    async def videos(self, video_ids: Sequence[str] | None = None) -> list[dict[str, Any]]:
+        return await self._call(lambda: self.ranker.videos.remote(video_ids), attempts=2)
 
-    @api.get("/healthz", tags=["operation"])
-    def healthz(self) -> Health:
-        """Alive and able to search."""
-        return Health(status="ok", model_version=self.searcher.version)
+    async def add(self, video_id: str, uri: str, metadata: dict[str, Any]) -> IngestJob:
+        return await self._call(lambda: self.ingest.add.remote(video_id, uri, metadata))
 
-    @api.get("/", include_in_schema=False)
-    def page(self) -> FileResponse:
-        return FileResponse(PAGE / "index.html")
+    async def job(self, job_id: str) -> IngestJob | None:
+        return await self._call(lambda: self.ingest.job.remote(job_id), attempts=2)
+
+    async def delete(self, video_id: str) -> None:
+        await self._call(lambda: self.ingest.delete.remote(video_id))
+
+    async def metrics(self) -> str:
+        import httpx
+        import ray
+
+        nodes = [
+            f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+            for node in ray.nodes()
+            if node["Alive"]
+        ]
+        async with httpx.AsyncClient(timeout=5) as client:
+            pages = await asyncio.gather(*(client.get(node) for node in nodes), return_exceptions=True)
+        texts = [page.text for page in pages if not isinstance(page, BaseException)]
+        return "".join(
+            line + "\n"
+            for text in texts
+            for line in text.splitlines()
+            if line.removeprefix("# HELP ").removeprefix("# TYPE ").startswith(("ray_vmr_", "ray_serve_"))
+        )
+
+    async def _call(self, call: Any, attempts: int = 1) -> Any:
+        from ray.exceptions import RayActorError
+        from ray.serve.exceptions import (
+            BackPressureError,
+            DeploymentUnavailableError,
+            ReplicaUnavailableError,
+        )
+
+        for attempt in range(1, attempts + 1):
+            try:
+                answer = await call()
+            except BackPressureError:
+                raise UnavailableError from None
+            except (RayActorError, DeploymentUnavailableError, ReplicaUnavailableError):
+                if attempt == attempts:
+                    raise UnavailableError from None
+                await asyncio.sleep(0.05)
+            else:
+                break
+        if isinstance(answer, VmrError) and attempts == 1:
+            raise answer
+        return answer
 
 
 def build(args: dict[str, Any]) -> serve.Application:
     """What a Serve config's `import_path` names.
 
     Raises:
-        VmrError: an argument is unknown or malformed.
+        VmrError: an argument is unknown or malformed, or keys are asked for and there are none.
     """
     from vmr_ray.config import validated
+    from vmr_ray.serve.auth import load_keys
 
     settings = validated(ServeArgs, args, "args")
-    return MomentSearch.bind(settings.model_dump())  # type: ignore[attr-defined]
+    if settings.auth == "keys":
+        load_keys(settings.key_file)
+    return Api.bind(  # type: ignore[attr-defined]
+        settings,
+        *(part.bind(settings) for part in (Encoder, Ranker, Ingest)),  # type: ignore[union-attr]
+    )

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class BodyLimit:
-    """ASGI middleware: a body above `limit` bytes is answered with 413, whatever its header claims."""
+    """ASGI middleware: a body above `limit` bytes is answered with 413, whatever its header claims.
 
-    def __init__(self, app: ASGIApp, limit: int):
-        self.app, self.limit = app, limit
+    Requests for which `streamed` is true are let through: their route counts for itself.
+    """
+
+    def __init__(self, app: ASGIApp, limit: int, streamed: Callable[[Scope], bool] = lambda _: False):
+        self.app, self.limit, self.streamed = app, limit, streamed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] != "http" or self.streamed(scope):
             await self.app(scope, receive, send)
             return
         body = bytearray()

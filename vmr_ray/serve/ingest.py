@@ -1,0 +1,194 @@
+"""Videos into a live index: a queue of jobs, each embed -> index, that a restart takes up again.
+
+INDEX/ingest/jobs/       one JSON file a job
+INDEX/ingest/uploads/    uploaded files
+INDEX/ingest/features/   feature store of what was added
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from queue import SimpleQueue
+from urllib.parse import unquote, urlsplit
+
+from pyarrow import fs
+
+from vmr_ray.checkpoint import load_info
+from vmr_ray.config import DecodeConfig, EmbedConfig
+from vmr_ray.errors import VmrError
+from vmr_ray.index import Metadata, build_index, delete_videos, open_tables, quoted
+from vmr_ray.sources import VIDEO_SUFFIXES, filesystem, is_remote
+
+_UNFINISHED = ("queued", "embedding", "indexing")
+
+
+@dataclass(frozen=True)
+class IngestJob:
+    """A video on its way into the index; `status`: queued, embedding, indexing, done or failed."""
+
+    job_id: str
+    video_id: str
+    uri: str
+    metadata: Metadata = field(default_factory=dict)
+    status: str = "queued"
+    error: str | None = None
+    created: float = 0.0
+
+
+class IngestQueue:
+    """Works one job at a time in a thread; the pipelines behind it run on the whole cluster."""
+
+    def __init__(self, index: str):
+        self.index = index
+        self.files, self.path = filesystem(f"{index}/ingest/jobs")
+        self.files.create_dir(self.path, recursive=True)
+        self._jobs: dict[str, IngestJob] = {}
+        self._queue: SimpleQueue[str] = SimpleQueue()
+        for info in self.files.get_file_info(fs.FileSelector(self.path)):
+            if info.extension == "json":
+                with self.files.open_input_stream(info.path) as stream:
+                    job = IngestJob(**json.loads(stream.read()))
+                self._jobs[job.job_id] = job
+        for job in sorted(self._jobs.values(), key=lambda job: job.created):
+            if job.status in _UNFINISHED:
+                self._queue.put(job.job_id)
+        threading.Thread(target=self._work, daemon=True).start()
+
+    def add(self, video_id: str, uri: str, metadata: Metadata) -> IngestJob:
+        """Raises VmrError if the video is in the index, or on its way, already."""
+        waiting = [j for j in self._jobs.values() if j.video_id == video_id and j.status in _UNFINISHED]
+        tables = open_tables(self.index)
+        if waiting or tables["videos"].count_rows(f"video_id IN {quoted([video_id])}"):
+            raise VmrError(
+                f"the video {video_id!r} is in the index already: delete it first, or choose another video_id"
+            )
+        job = IngestJob(uuid.uuid4().hex, video_id, uri, dict(metadata), created=time.time())
+        self._keep(job)
+        self._queue.put(job.job_id)
+        return job
+
+    def job(self, job_id: str) -> IngestJob | None:
+        return self._jobs.get(job_id)
+
+    def delete(self, video_id: str) -> None:
+        """Out of the index, and an uploaded file from the disk. Raises VmrError if it is not indexed."""
+        delete_videos(self.index, [video_id])
+        remove_upload(self.index, video_id)
+
+    def _work(self) -> None:
+        while True:
+            job = self._jobs[self._queue.get()]
+            try:
+                self._ingest(job)
+                self._keep(replace(job, status="done"))
+            except Exception as error:  # whatever it is, it is this video's; the next one comes
+                told = str(error) if isinstance(error, VmrError) else f"{type(error).__name__}"
+                self._keep(replace(job, status="failed", error=hide_paths(told, job)))
+                if job.uri.endswith(f"/ingest/uploads/{job.video_id}"):
+                    remove_upload(self.index, job.video_id)  # it may be sent again
+
+    def _ingest(self, job: IngestJob) -> None:
+        from vmr_ray.embed import embed
+
+        self._keep(replace(job, status="embedding"))
+        info = load_info(f"{self.index}/checkpoint")
+        config = EmbedConfig(
+            encoder=info.frame_encoder,
+            decode=DecodeConfig(sampling=info.sampling),
+            storage_roots=(job.uri,) if is_remote(job.uri) else (),
+            max_failed=1.0,
+        )
+        features = f"{self.index}/ingest/features"
+        with tempfile.TemporaryDirectory() as folder:
+            manifest = Path(folder) / "add.jsonl"
+            manifest.write_text(json.dumps({"video_id": job.video_id, "uri": job.uri}) + "\n")
+            summary = embed([manifest], features, config)
+        if summary.quarantined:
+            raise VmrError(summary.quarantined[0].error)
+        self._keep(replace(job, status="indexing"))
+        build_index(
+            features,
+            f"{self.index}/checkpoint",
+            self.index,
+            only=[job.video_id],
+            metadata={job.video_id: job.metadata},
+        )
+
+    def _keep(self, job: IngestJob) -> None:
+        self._jobs[job.job_id] = job
+        name = f"{self.path}/{job.job_id}"
+        with self.files.open_output_stream(f"{name}.part") as stream:
+            stream.write(json.dumps(asdict(job)).encode())
+        self.files.move(f"{name}.part", f"{name}.json")
+
+
+def hide_paths(text: str, job: IngestJob) -> str:
+    """What went wrong with a job, naming the video and not where it lies."""
+    return re.sub(r"(?<![\w.])(?:\w+://|/)[^\s:;,'\"]+", job.video_id, text.replace(job.uri, job.video_id))
+
+
+def checked_uri(uri: str, roots: Sequence[str]) -> str:
+    """The URI as it may be read: below one of the roots, links followed.
+
+    Raises:
+        VmrError: it is not below any root, or no video by its name.
+    """
+    refusal = VmrError("this uri is not below any of the roots that the service was given")
+    if "\0" in uri:
+        raise refusal
+    if "://" in uri:
+        parts = urlsplit(uri)
+        steps = unquote(unquote(parts.path)).split("/")
+        if ".." in steps or parts.query or parts.fragment or "@" in parts.netloc:
+            raise refusal
+        if not any("://" in root and f"{uri}/".startswith(f"{root.rstrip('/')}/") for root in roots):
+            raise refusal
+        source = uri
+    else:
+        path = Path(os.path.realpath(uri))
+        if not Path(uri).is_absolute() or not any(
+            "://" not in root and path.is_relative_to(os.path.realpath(Path(root).expanduser()))
+            for root in roots
+        ):
+            raise refusal
+        source = str(path)
+    if PurePosixPath(source).suffix.lower() not in VIDEO_SUFFIXES:
+        raise VmrError(f"this uri is no video by its name: give one of {', '.join(sorted(VIDEO_SUFFIXES))}")
+    filesys, inner = filesystem(source)
+    if filesys.get_file_info(inner).type != fs.FileType.File:
+        raise VmrError("there is no file at this uri")
+    return source
+
+
+def upload_name(name: str) -> str:
+    """The file name of an upload. Raises VmrError if it is not a plain name of a video file."""
+    plain = re.fullmatch(r"\w[\w .()+-]{0,199}", name)
+    if not plain or PurePosixPath(name).suffix.lower() not in VIDEO_SUFFIXES:
+        raise VmrError(
+            "name must be a plain file name of letters, digits and .()+-_ that ends like a video, "
+            f"such as {', '.join(sorted(VIDEO_SUFFIXES)[:4])}"
+        )
+    return name
+
+
+def upload_place(index: str, name: str) -> str:
+    return f"{index}/ingest/uploads/{name}"
+
+
+def remove_upload(index: str, video_id: str) -> None:
+    """Delete the uploaded file of a video, if it was uploaded."""
+    try:
+        filesys, path = filesystem(upload_place(index, upload_name(video_id)))
+    except VmrError:
+        return
+    if filesys.get_file_info(path).type == fs.FileType.File:
+        filesys.delete_file(path)
