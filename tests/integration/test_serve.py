@@ -184,6 +184,8 @@ def test_videos_come_and_go_without_a_restart(client: httpx.Client, world):
     for response in (added, sent):
         assert response.status_code == 202, response.text
         assert finished(client, response.json()["job_id"]) == {"status": "done", "error": None}
+    twice = client.post("v1/videos?name=sent.mp4", content=b"x", headers={"content-type": "video/mp4"})
+    assert twice.status_code == 409
     ask = {"query": "the red ball spins"}
     north = client.post("v1/search", json=ask | {"filter": {"camera": ["north", "south"]}}).json()["results"]
     assert {m["video_id"] for m in north} == {"added"}

@@ -30,7 +30,7 @@ def unknown_keys(given: object, known: object, where: str = "") -> list[str]:
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)
 def test_every_key_is_known(path: Path):
     config = yaml.safe_load(path.read_text())
-    parsed = ServeDeploySchema.model_validate(config).model_dump()
+    parsed = ServeDeploySchema.model_validate(config).model_dump(warnings=False)
     assert unknown_keys(config, parsed) == []
     for application in config["applications"]:
         assert application["import_path"] == "vmr_ray.serve.app:build"
@@ -58,4 +58,4 @@ def test_a_typo_is_found():
     given = {
         "applications": [{"import_path": "a:b", "deployments": [{"name": "x", "max_ongoing_request": 3}]}]
     }
-    assert unknown_keys(given, ServeDeploySchema.model_validate(given).model_dump())
+    assert unknown_keys(given, ServeDeploySchema.model_validate(given).model_dump(warnings=False))

@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import mimetypes
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +20,7 @@ from urllib.parse import quote
 from fastapi import FastAPI, Header, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
+from pyarrow import fs
 from pydantic import ValidationError
 from starlette.background import BackgroundTask
 
@@ -226,7 +228,9 @@ def make_api(settings: ServeArgs, backend: Backend) -> FastAPI:
             raise HTTPException(409, f"the video {video_id!r} is in the index already: delete it first")
         filesys, path = filesystem(upload_place(settings.index, video_id))
         filesys.create_dir(path.rpartition("/")[0], recursive=True)
-        part = f"{path}.{hashlib.sha256(str(id(request)).encode()).hexdigest()[:8]}.part"
+        if filesys.get_file_info(path).type == fs.FileType.File:
+            raise HTTPException(409, f"the video {video_id!r} is on its way already: ask for its job")
+        part = f"{path}.{uuid.uuid4().hex}.part"
         taken = 0
         try:
             with filesys.open_output_stream(part) as out:

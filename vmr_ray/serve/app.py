@@ -143,8 +143,9 @@ class Ingest:
 
 @serve.deployment(
     ray_actor_options={"num_cpus": 0.1},
-    max_ongoing_requests=128,
-    max_queued_requests=128,
+    # As many as a laptop answers before they time out: what waits longer was accepted in vain.
+    max_ongoing_requests=64,
+    max_queued_requests=32,
     backpressure_config=BackpressureConfig(status_code=503, retry_after_s=1),
 )
 @serve.ingress()

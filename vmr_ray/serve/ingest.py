@@ -53,6 +53,7 @@ class IngestQueue:
         self.files.create_dir(self.path, recursive=True)
         self._jobs: dict[str, IngestJob] = {}
         self._queue: SimpleQueue[str] = SimpleQueue()
+        self._adding = threading.Lock()
         for info in self.files.get_file_info(fs.FileSelector(self.path)):
             if info.extension == "json":
                 with self.files.open_input_stream(info.path) as stream:
@@ -65,16 +66,19 @@ class IngestQueue:
 
     def add(self, video_id: str, uri: str, metadata: Metadata) -> IngestJob:
         """Raises VmrError if the video is in the index, or on its way, already."""
-        waiting = [j for j in self._jobs.values() if j.video_id == video_id and j.status in _UNFINISHED]
-        tables = open_tables(self.index)
-        if waiting or tables["videos"].count_rows(f"video_id IN {quoted([video_id])}"):
-            raise VmrError(
-                f"the video {video_id!r} is in the index already: delete it first, or choose another video_id"
-            )
-        job = IngestJob(uuid.uuid4().hex, video_id, uri, dict(metadata), created=time.time())
-        self._keep(job)
-        self._queue.put(job.job_id)
-        return job
+        with self._adding:  # two requests for one video must not both find it missing
+            known = [job for job in list(self._jobs.values()) if job.video_id == video_id]
+            waiting = any(job.status in _UNFINISHED for job in known)
+            tables = open_tables(self.index)
+            if waiting or tables["videos"].count_rows(f"video_id IN {quoted([video_id])}"):
+                raise VmrError(
+                    f"the video {video_id!r} is in the index already: "
+                    "delete it first, or choose another video_id"
+                )
+            job = IngestJob(uuid.uuid4().hex, video_id, uri, dict(metadata), created=time.time())
+            self._keep(job)
+            self._queue.put(job.job_id)
+            return job
 
     def job(self, job_id: str) -> IngestJob | None:
         return self._jobs.get(job_id)

@@ -1,0 +1,84 @@
+"""The service when too many ask, and when a replica dies."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.faults.test_kills import descendants
+
+ASK = {"query": "the red ball spins", "top_k": 3}
+
+
+@pytest.fixture(scope="module")
+def url(index: Path) -> Iterator[str]:
+    from ray import serve
+
+    from vmr_ray.serve.local import start
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    yield start(index, port=port)
+    serve.shutdown()
+
+
+def ranker_pids() -> list[int]:
+    found = []
+    for pid in descendants(os.getpid()):
+        with suppress(OSError):
+            if "ServeReplica:vmr:Ranker" in Path(f"/proc/{pid}/cmdline").read_text():
+                found.append(pid)
+    return found
+
+
+def place(moment: dict) -> tuple[str, float, float]:
+    return moment["video_id"], moment["start"], moment["end"]
+
+
+async def ask_many(url: str, count: int) -> list[httpx.Response]:
+    limits = httpx.Limits(max_connections=count)
+    async with httpx.AsyncClient(base_url=url, timeout=120, limits=limits) as client:
+        return await asyncio.gather(*(client.post("v1/search", json=ASK) for _ in range(count)))
+
+
+def test_what_is_too_much_is_refused_and_the_rest_answered(url: str):
+    expected = httpx.post(f"{url}v1/search", json=ASK, timeout=60).json()["results"]
+    found = asyncio.run(ask_many(url, 500))
+    statuses = Counter(response.status_code for response in found)
+    assert set(statuses) == {200, 503}, statuses
+    for response in found:
+        if response.status_code == 503:
+            assert int(response.headers["retry-after"]) >= 1
+        else:
+            # In a batch the last digits of a score may differ.
+            assert [place(m) for m in response.json()["results"]] == [place(m) for m in expected]
+    # And it is as before.
+    assert httpx.post(f"{url}v1/search", json=ASK, timeout=60).status_code == 200
+
+
+def test_a_killed_ranker_costs_no_more_than_a_retry(url: str):
+    (before,) = ranker_pids()
+    statuses: Counter[int] = Counter()
+    with httpx.Client(base_url=url, timeout=60) as client:
+        for turn in range(20):
+            if turn == 5:
+                os.kill(before, signal.SIGKILL)
+            statuses[client.post("v1/search", json=ASK).status_code] += 1
+        assert set(statuses) <= {200, 503} and statuses[200] >= 5, statuses
+        for _ in range(120):
+            if client.get("readyz").status_code == 200:
+                break
+            time.sleep(0.5)
+        assert client.post("v1/search", json=ASK).status_code == 200
+    assert ranker_pids() != [before]
