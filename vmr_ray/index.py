@@ -271,10 +271,8 @@ def _delete(tables: dict[str, Any], videos: Iterable[str]) -> None:
 def _optimize(tables: dict[str, Any], config: IndexConfig) -> None:
     """Merge small fragments, index what search looks up, and take new rows into the indexes there are."""
     segments = tables["segments"]
-    indexed = {
-        name: {tuple(i.columns) for i in tables[name].list_indices()} for name in ("windows", "segments")
-    }
-    if ("window_id",) not in indexed["windows"]:
+    indexed = {name: {i.columns[0] for i in tables[name].list_indices()} for name in ("windows", "segments")}
+    if "window_id" not in indexed["windows"]:
         tables["windows"].create_scalar_index("window_id")
     if "video_id" not in indexed["segments"]:
         segments.create_scalar_index("video_id")

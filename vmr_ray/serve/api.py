@@ -8,8 +8,9 @@ import asyncio
 import base64
 import hashlib
 import json
-import logging
 import mimetypes
+import os
+import tempfile
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from functools import lru_cache
@@ -51,7 +52,6 @@ MAX_BODY = 1 << 20
 MAX_OFFSET = 1000
 PAGE = Path(__file__).parent / "page"
 RETRY_AFTER = {"Retry-After": "1"}
-logger = logging.getLogger("ray.serve")
 
 
 class UnavailableError(Exception):
@@ -262,20 +262,22 @@ def make_api(settings: ServeArgs, backend: Backend) -> FastAPI:
             raise HTTPException(404, f"the video {video_id[:200]!r} is not in the index")
         return rows[0]
 
-    async def local_file(video_id: str) -> str:
-        uri = (await row_of(video_id))["uri"].removeprefix("file://")
+    async def uri_of(video_id: str) -> str:
+        return str((await row_of(video_id))["uri"]).removeprefix("file://")
+
+    def on_disk(uri: str, video_id: str) -> str:
         if is_remote(uri) or not Path(uri).is_file():
             raise HTTPException(404, f"there is no file to look at for the video {video_id[:200]!r}")
-        return str(uri)
+        return uri
 
     @api.get("/v1/videos/{video_id:path}/stream", tags=["videos"], response_class=Response)
     async def stream(video_id: str, request: Request) -> Response:
         """The video file; HTTP range requests are answered."""
-        uri = (await row_of(video_id))["uri"].removeprefix("file://")
+        uri = await uri_of(video_id)
         kind = mimetypes.guess_type(uri)[0] or "application/octet-stream"
         if is_remote(uri):
             return await asyncio.to_thread(_remote, uri, kind, request.headers.get("range"))
-        return FileResponse(await local_file(video_id), media_type=kind)
+        return FileResponse(on_disk(uri, video_id), media_type=kind)
 
     # Rounded to tenths, so that a page that is opened again finds its pictures made.
     @lru_cache(256)
@@ -289,7 +291,7 @@ def make_api(settings: ServeArgs, backend: Backend) -> FastAPI:
         width: Annotated[int, Query(ge=16, le=1280)] = 320,
     ) -> Response:
         """The frame at a second, as a JPEG."""
-        path = await local_file(video_id)
+        path = on_disk(await uri_of(video_id), video_id)
         stat = Path(path).stat()
         async with looking:
             data = await asyncio.to_thread(
@@ -304,10 +306,7 @@ def make_api(settings: ServeArgs, backend: Backend) -> FastAPI:
         end: Annotated[float, Query(ge=0, le=1e6, description="seconds")],
     ) -> Response:
         """The span as an MP4, cut exactly."""
-        import os
-        import tempfile
-
-        path = await local_file(video_id)
+        path = on_disk(await uri_of(video_id), video_id)
         descriptor, out = tempfile.mkstemp(suffix=".mp4")
         os.close(descriptor)
         gone = BackgroundTask(Path(out).unlink, missing_ok=True)
