@@ -51,7 +51,8 @@ from vmr_ray.train import train
 # What one row changes; everything else is the default.
 VARIANTS: dict[str, tuple[str, ...]] = {
     "defaults": (),
-    "no_membership": ("model.membership=false",),
+    # Alone, the span loss need leave nothing to another.
+    "no_membership": ("model.membership=false", "train.loss.span=1"),
     "no_start_stop": ("model.start_stop=false",),
     "one_way": ("model.fusion=one-way",),
     "late_fusion": ("model.fusion=late",),
@@ -97,7 +98,7 @@ def main(
         if "full" in rows:
             # First, and with the whole machine; the others then reuse its prepared rows.
             train_row("full", (), minutes, workers, features, annotations, place)
-        with ThreadPoolExecutor(os.cpu_count()) as cores:
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as cores:
             waiting = [
                 cores.submit(train_row, row, VARIANTS.get(row, ()), time_, 1, features, annotations, place)
                 for row, time_ in sorted(jobs.items(), key=lambda job: -job[1])

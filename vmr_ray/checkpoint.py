@@ -25,14 +25,27 @@ from vmr_ray.sources import filesystem
 FORMAT = 1
 
 
+class Similarity(BaseModel):
+    """Ranking without a network: a dual encoder's logit is `scale * cosine + bias`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    scale: float
+    bias: float
+
+
 class CheckpointInfo(BaseModel):
-    """What a checkpoint says of itself. `version` is the checksum of its weights."""
+    """What a checkpoint says of itself. `version` is the checksum of its weights.
+
+    With `similarity` there are no weights and no network: the frames' own encoder ranks.
+    """
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
     format: int = FORMAT
     version: str = ""
     model: ModelConfig
+    similarity: Similarity | None = None
     frame_encoder: str
     frame_dim: int
     sampling: str
@@ -50,6 +63,11 @@ class CheckpointInfo(BaseModel):
                 f"{root} holds features of {spec.encoder} at {spec.sampling}, the checkpoint was trained on "
                 f"{self.frame_encoder} at {self.sampling}: embed with those settings, or train anew"
             )
+
+    @property
+    def dim(self) -> int:
+        """Width of the states and first-stage vectors that an index holds."""
+        return self.frame_dim if self.similarity else self.model.dim
 
     def network(self) -> CrossInteraction:
         return CrossInteraction(self.model, self.frame_dim, self.token_dim)
@@ -112,9 +130,19 @@ def load_weights(directory: str | Path, info: CheckpointInfo) -> dict[str, torch
     return load(data)
 
 
+def check_weights(directory: str | Path, info: CheckpointInfo) -> None:
+    """Raises VmrError if the weights, where there are any, are missing, truncated or altered."""
+    if not info.similarity:
+        load_weights(directory, info)
+
+
 def load_network(directory: str | Path) -> tuple[CrossInteraction, CheckpointInfo]:
     """The network of a checkpoint, in evaluation mode, and what the checkpoint says of itself."""
     info = load_info(directory)
+    if info.similarity:
+        raise VmrError(
+            f"{directory} ranks by {info.frame_encoder}'s similarity: train a network to use it here"
+        )
     network = info.network()
     try:
         network.load_state_dict(load_weights(directory, info))

@@ -112,7 +112,9 @@ class ModelConfig(Section):
 class LossConfig(Section):
     """Weights of the summed losses; 0 turns one off."""
 
-    span: float = Field(1.0, ge=0, description="start/stop")
+    span: float = Field(
+        0.1, ge=0, description="start/stop; much more of it than of membership takes all of a clipped gradient"
+    )
     membership: float = Field(1.0, ge=0, description="per-frame membership")
     saliency: float = Field(0.0, ge=0, description="membership of the moment's frames against the others'")
     quality: float = Field(1.0, ge=0, description="predicted IoU of spans, with model.quality")
@@ -206,13 +208,17 @@ class IndexConfig(Section):
 
     segment_frames: int = Field(4, ge=1, description="frames a first-stage segment, half overlapping")
     batch_windows: int = Field(32, ge=1)
-    ann_min_rows: int = Field(50_000, ge=256, description="below this many segments search is exact")
+    ann_min_rows: int = Field(20_000, ge=256, description="below this many segments search is exact")
+    partition_rows: int = Field(1000, ge=1, description="segments a partition of the vector index, about")
 
 
 class SearchConfig(Section):
     """Index -> moments."""
 
     candidates: int = Field(200, ge=1, description="segments out of stage 1")
+    partitions: int = Field(
+        60, ge=1, description="of the vector index that stage 1 looks into: more find more, and take longer"
+    )
     windows: int = Field(32, ge=1, description="windows that stage 2 looks at")
     nms: float = Field(0.5, gt=0, le=1)
     max_query_chars: int = Field(1000, ge=1)

@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import fs
 
-from vmr_ray.checkpoint import CheckpointInfo, load_info, load_weights
+from vmr_ray.checkpoint import CheckpointInfo, check_weights, load_info
 from vmr_ray.config import IndexConfig
 from vmr_ray.errors import VmrError
 from vmr_ray.features import FeatureStore
@@ -66,7 +66,7 @@ class IndexSummary:
 
 def build_index(
     features: str | Path,
-    checkpoint: str | Path,
+    checkpoint: str | Path | None,
     out: str | Path,
     config: IndexConfig | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -76,6 +76,8 @@ def build_index(
     """Index every video of a feature store that the index does not hold yet.
 
     Args:
+        checkpoint: None ranks without training, by the similarity that an `hf:` encoder of the features
+            sees between a frame and the query.
         out: the index, a local directory or an object-storage URI that LanceDB takes.
         progress: called with the videos done and the videos to do.
         only: ids of the videos to index, also if they were deleted before; default: all that were not.
@@ -89,10 +91,15 @@ def build_index(
 
     config = config or IndexConfig()
     began = time.monotonic()
-    info = load_info(checkpoint)
-    load_weights(checkpoint, info)  # a damaged checkpoint is found here, not on a worker
     store = FeatureStore.open(str(features))
-    info.check_features(store.spec, str(features))
+    if checkpoint is None:
+        from vmr_ray.model.similarity import similarity_checkpoint
+
+        info = similarity_checkpoint(store.spec, str(features))
+    else:
+        info = load_info(checkpoint)
+        check_weights(checkpoint, info)  # a damaged checkpoint is found here, not on a worker
+        info.check_features(store.spec, str(features))
     out = str(out) if "://" in str(out) else str(Path(out).expanduser().absolute())
     connect()
     _claim(out, checkpoint, info)
@@ -123,9 +130,9 @@ def build_index(
     if back := away & set(todo):
         tables["deleted"].delete(f"video_id IN {quoted(back)}")
     done = 0
-    for rows in _batches(_encode(todo, notes, store.root, str(checkpoint), config) if todo else (), config):
+    for rows in _batches(_encode(todo, notes, store.root, out, config) if todo else (), config):
         tables["windows"].add(rows.select(_WINDOW))
-        tables["segments"].add(_segments(rows, info.model.dim))
+        tables["segments"].add(_segments(rows, info.dim))
         finished = rows.filter(rows["last"]).select(_VIDEO)
         tables["videos"].add(finished)
         done += finished.num_rows
@@ -218,7 +225,8 @@ def quoted(values: Iterable[str]) -> str:
     return "(" + ", ".join("'" + value.replace("'", "''") + "'" for value in values) + ")"
 
 
-def _claim(out: str, checkpoint: str | Path, info: CheckpointInfo) -> None:
+def _claim(out: str, checkpoint: str | Path | None, info: CheckpointInfo) -> None:
+    """Give the index its own copy of the checkpoint; the JSON goes last, so one that has it is whole."""
     filesys, path = filesystem(out)
     if filesys.get_file_info(f"{path}/checkpoint/checkpoint.json").type == fs.FileType.File:
         if load_info(f"{out}/checkpoint").version != info.version:
@@ -226,21 +234,23 @@ def _claim(out: str, checkpoint: str | Path, info: CheckpointInfo) -> None:
                 f"{out} was made with another checkpoint: choose another --out, or delete it first"
             )
         return
-    source, inner = filesystem(str(checkpoint))
     filesys.create_dir(f"{path}/checkpoint", recursive=True)
-    for name in ("model.safetensors", "checkpoint.json"):
+    if not info.similarity:
+        source, inner = filesystem(str(checkpoint))
         fs.copy_files(
-            f"{inner}/{name}",
-            f"{path}/checkpoint/{name}",
+            f"{inner}/model.safetensors",
+            f"{path}/checkpoint/model.safetensors",
             source_filesystem=source,
             destination_filesystem=filesys,
         )
+    with filesys.open_output_stream(f"{path}/checkpoint/checkpoint.json") as stream:
+        stream.write(info.model_dump_json(indent=1).encode())
 
 
 def _tables(out: str, info: CheckpointInfo) -> dict[str, Any]:
     segment = pa.schema(
         [
-            ("vector", pa.list_(pa.float32(), info.model.dim)),
+            ("vector", pa.list_(pa.float32(), info.dim)),
             ("video_id", pa.string()),
             ("window_id", pa.string()),
             ("tags", pa.list_(pa.string())),
@@ -270,6 +280,8 @@ def _delete(tables: dict[str, Any], videos: Iterable[str]) -> None:
 
 def _optimize(tables: dict[str, Any], config: IndexConfig) -> None:
     """Merge small fragments, index what search looks up, and take new rows into the indexes there are."""
+    from lancedb.index import IvfSq
+
     segments = tables["segments"]
     indexed = {name: {i.columns[0] for i in tables[name].list_indices()} for name in ("windows", "segments")}
     if "window_id" not in indexed["windows"]:
@@ -277,8 +289,15 @@ def _optimize(tables: dict[str, Any], config: IndexConfig) -> None:
     if "video_id" not in indexed["segments"]:
         segments.create_scalar_index("video_id")
         segments.create_scalar_index("tags", index_type="LABEL_LIST")
-    if "vector" not in indexed["segments"] and segments.count_rows() >= config.ann_min_rows:
-        segments.create_index(metric="dot", vector_column_name="vector", index_type="IVF_PQ")
+    rows = segments.count_rows()
+    wanted = max(1, rows // config.partition_rows)
+    # The name tells the partitions there are, which LanceDB does not: they are made anew as the rows double.
+    have = max((int(i.name[4:]) for i in segments.list_indices() if i.name.startswith("ivf_")), default=0)
+    if rows >= config.ann_min_rows and wanted >= 2 * have:
+        kind = IvfSq(distance_type="dot", num_partitions=wanted)
+        segments.create_index("vector", config=kind, name=f"ivf_{wanted}")
+        if have:
+            segments.drop_index(f"ivf_{have}")
     for table in tables.values():
         table.optimize()
 
@@ -287,7 +306,7 @@ def _encode(
     todo: dict[str, tuple[str, ...]],
     notes: Mapping[str, str],
     root: str,
-    checkpoint: str,
+    out: str,
     config: IndexConfig,
 ) -> Iterator[pa.Table]:
     import ray
@@ -305,7 +324,7 @@ def _encode(
             _Index,
             batch_size=8,
             batch_format="pyarrow",
-            fn_constructor_args=(root, checkpoint, config),
+            fn_constructor_args=(root, f"{out}/checkpoint", config),
             compute=ActorPoolStrategy(size=workers),
             num_cpus=0.5,
         )

@@ -208,6 +208,7 @@ class Searcher:
     def _candidates(self, vector: np.ndarray, ask: Ask) -> list[str]:
         """Stage 1: the ids of the windows that hold the nearest segments, nearest first."""
         search = self.tables["segments"].search(vector.astype(np.float32)).distance_type("dot")
+        search = search.nprobes(self.config.partitions)
         wanted = []
         if ask.video_ids is not None:
             wanted.append(f"video_id IN {quoted(ask.video_ids)}")
@@ -256,7 +257,7 @@ class Searcher:
 
     def _load(self, ids: list[str]) -> None:
         rows = self.tables["windows"].search().where(f"window_id IN {quoted(ids)}").limit(len(ids))
-        dim = self.predictor.info.model.dim
+        dim = self.predictor.info.dim
         for row in rows.to_arrow().to_pylist():
             self._cache[row["window_id"]] = Window(
                 row["video_id"],

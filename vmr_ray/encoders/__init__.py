@@ -4,6 +4,7 @@
     minilm               texts     384-d token states of all-MiniLM-L6-v2; likewise
     hf:<name or path>    both      a CLIP- or SigLIP-style dual encoder, loaded by transformers
     imported:<name>      frames    features that were computed elsewhere: they can be read, not made
+    sentence:hf:<name>   texts     one vector a text, in the space of the dual encoder's frames
     imported:<path>      texts     token states that were computed elsewhere, looked up by the query
 
 Importing this package is light: torch and transformers are loaded by the encoder that needs them.
@@ -21,6 +22,7 @@ from vmr_ray.errors import VmrError
 LITE0 = "efficientnet-lite0"
 MINILM = "minilm"
 HF = "hf:"
+SENTENCE = "sentence:"
 IMPORTED = "imported:"
 
 
@@ -48,7 +50,13 @@ class TextEncoder(Protocol):
 
 
 class DualEncoder(FrameEncoder, Protocol):
-    """A frame encoder with a text tower that meets it in one space."""
+    """A frame encoder with a text tower that meets it in one space.
+
+    It was trained on logits of `scale * cosine + bias`.
+    """
+
+    scale: float
+    bias: float
 
     def sentence(self, texts: list[str]) -> np.ndarray:
         """Unit vectors in the frames' space, float32 `[n, dim]`."""
@@ -69,11 +77,16 @@ def frame_encoder(name: str, device: str = "cpu", threads: int | None = None) ->
 
         return EfficientNetLite0Encoder(device, threads)
     if name.startswith(HF):
-        from vmr_ray.encoders.hf import HfDualEncoder
-
-        return HfDualEncoder(name, device, threads)
+        return dual_encoder(name, device, threads)
     _not_imported(name)
     raise _unknown("frame", name, LITE0)
+
+
+def dual_encoder(name: str, device: str = "cpu", threads: int | None = None) -> DualEncoder:
+    """Both towers of an `hf:` name; arguments and errors as for `frame_encoder`."""
+    from vmr_ray.encoders.hf import HfDualEncoder
+
+    return HfDualEncoder(name, device, threads)
 
 
 def text_encoder(name: str, device: str = "cpu", threads: int | None = None) -> TextEncoder:
@@ -86,6 +99,10 @@ def text_encoder(name: str, device: str = "cpu", threads: int | None = None) -> 
         from vmr_ray.encoders.hf import HfTextEncoder
 
         return HfTextEncoder(name, device, threads)
+    if name.startswith(SENTENCE):
+        from vmr_ray.encoders.hf import HfSentenceEncoder
+
+        return HfSentenceEncoder(name, device, threads)
     if name.startswith(IMPORTED):
         from vmr_ray.encoders.imported import ImportedText
 

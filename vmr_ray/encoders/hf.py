@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vmr_ray.encoders import SENTENCE
 from vmr_ray.encoders.inference import equal_lengths
 from vmr_ray.errors import VmrError
 
@@ -29,6 +30,11 @@ class HfDualEncoder:
         self.size, self.dim = spec(name)
         self._tokenizer = _Tokenizer(name)
         self._model = _model(name, device, threads)
+        self.scale = self._model.logit_scale.exp().item()
+        # SigLIP has a bias, CLIP none.
+        bias = getattr(self._model, "logit_bias", None)
+        self.bias = 0.0 if bias is None else bias.item()
+        self.max_tokens = self._tokenizer.max_tokens
         processor, _ = _load(name, BaseImageProcessor.get_image_processor_dict)
         # In units of a uint8 pixel; [3, 1, 1] against [n, 3, size, size].
         self._mean = 255 * torch.tensor(processor["image_mean"], device=device).view(3, 1, 1)
@@ -47,6 +53,18 @@ class HfDualEncoder:
                 features = self._model.get_text_features(input_ids=ids.to(self._model.device))
             vectors[batch] = _array(nn.functional.normalize(_pooled(features).float(), dim=-1))
         return vectors
+
+
+class HfSentenceEncoder:
+    """`HfDualEncoder.sentence` as a text encoder: one state a text."""
+
+    def __init__(self, name: str, device: str = "cpu", threads: int | None = None) -> None:
+        self.name = name
+        self._dual = HfDualEncoder(name.removeprefix(SENTENCE), device, threads)
+        self.dim, self.max_tokens = self._dual.dim, self._dual.max_tokens
+
+    def __call__(self, texts: list[str]) -> list[np.ndarray]:
+        return list(self._dual.sentence(texts)[:, None])
 
 
 class HfTextEncoder:

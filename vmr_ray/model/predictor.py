@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from vmr_ray.batches import Example, pad
-from vmr_ray.checkpoint import CheckpointInfo, load_network
+from vmr_ray.checkpoint import CheckpointInfo, load_info, load_network
 from vmr_ray.encoders import TextEncoder, text_encoder
 from vmr_ray.model.cross_interaction import Cells, CrossInteraction, Heads
 from vmr_ray.model.spans import ScoredSpan, cores, decode_cells, decode_spans, windows
@@ -89,12 +89,22 @@ class Predictor:
     def __init__(self, network: CrossInteraction, info: CheckpointInfo, device: str = "cpu"):
         self.network, self.info, self.device = network.to(device).eval(), info, device
 
-    @classmethod
-    def load(cls, checkpoint: str | Path, device: str = "cpu") -> Predictor:
+    @staticmethod
+    def load(checkpoint: str | Path, device: str = "cpu") -> Predictor:
         """Raises VmrError if the checkpoint is missing, damaged or of another version."""
-        predictor = cls(*load_network(checkpoint), device=device)
+        info = load_info(checkpoint)
+        if info.similarity:
+            from vmr_ray.model.similarity import SimilarityPredictor
+
+            predictor: Predictor = SimilarityPredictor(info, device)
+        else:
+            predictor = Predictor(*load_network(checkpoint), device=device)
         _ = predictor.text  # a service answers its first query as fast as the others
         return predictor
+
+    @property
+    def tells_membership(self) -> bool:
+        return self.network.membership is not None
 
     @cached_property
     def text(self) -> TextEncoder:
@@ -114,13 +124,17 @@ class Predictor:
         for at in range(0, len(cuts), batch):
             part = cuts[at : at + batch]
             features, mask = (x.to(self.device) for x in pad([cut[2] for cut in part]))
-            states = self.network.encode_video(features, mask)
-            vectors = self.network.project_video(states, mask)
+            states, vectors = self._see(features, mask)
             for (video_id, first, cut, edges, core), s, v in zip(
                 part, _half(states), _half(vectors), strict=True
             ):
                 found.append(Window(video_id, first, edges, s[: len(cut)], core, v[: len(cut)]))
         return found
+
+    def _see(self, features: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Frames [B, T, frame_dim] -> their states and unit vectors, both [B, T, dim]."""
+        states = self.network.encode_video(features, mask)
+        return states, self.network.project_video(states, mask)
 
     @torch.inference_mode()
     def encode_queries(self, texts: Sequence[str]) -> Queries:
@@ -228,7 +242,7 @@ class Predictor:
 
         Nothing without a membership head.
         """
-        if self.network.membership is None:
+        if not self.tells_membership:
             return []
         queries = self.encode_tokens(example.tokens)
         seen = self.encode_videos([(example.video_id, example.features, example.edges)])

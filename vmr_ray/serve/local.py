@@ -36,7 +36,7 @@ def start(
 
     from ray import serve
 
-    from vmr_ray.checkpoint import load_network
+    from vmr_ray.checkpoint import check_weights, load_info
     from vmr_ray.index import open_tables
     from vmr_ray.runtime import connect
     from vmr_ray.serve.app import build
@@ -61,7 +61,10 @@ def start(
     )
     connect()
     open_tables(index)
-    load_network(f"{index}/checkpoint")  # its error is for a person here, and a traceback in a replica
+    checkpoint = f"{index}/checkpoint"
+    check_weights(
+        checkpoint, load_info(checkpoint)
+    )  # its error is for a person here, and a traceback in a replica
     serve.start(
         proxy_location="HeadOnly",
         http_options={"host": host, "port": port, "request_timeout_s": 30},
