@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -13,6 +14,33 @@ def _status(pid: str) -> dict[str, str]:
     except OSError:
         return {}
     return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
+
+
+def started_by(root: int | str) -> dict[str, dict[str, str]]:
+    """Every process that `root` started, directly or not: its id -> what /proc says of it."""
+    all_ = {p.name: _status(p.name) for p in Path("/proc").glob("[0-9]*")}
+    children: dict[str, list[str]] = {}
+    for pid, status in all_.items():
+        children.setdefault(status.get("PPid", ""), []).append(pid)
+    found = list(children.get(str(root), []))
+    for pid in found:
+        found += children.get(pid, [])
+    return {pid: all_[pid] for pid in found}
+
+
+def megabytes(status: dict[str, str]) -> float:
+    """Memory of a process without the object store's shared pages."""
+    return sum(int(status.get(key, "0 kB").split()[0]) for key in ("RssAnon", "RssFile")) / 1024
+
+
+def named(root: int, name: str) -> list[int]:
+    """The processes that `root` started and whose command line has `name` in it."""
+    found = []
+    for pid in started_by(root):
+        with suppress(OSError):
+            if name in Path(f"/proc/{pid}/cmdline").read_text():
+                found.append(int(pid))
+    return found
 
 
 class PeakMemory:
@@ -40,19 +68,10 @@ class PeakMemory:
 
     def _sample(self) -> None:
         while not self._stop.wait(self._seconds):
-            all_ = {p.name: _status(p.name) for p in Path("/proc").glob("[0-9]*")}
-            children: dict[str, list[str]] = {}
-            for pid, status in all_.items():
-                children.setdefault(status.get("PPid", ""), []).append(pid)
-            below = [self._root]
-            for pid in below:
-                below += children.get(pid, [])
-            size = {
-                pid: sum(int(all_[pid].get(key, "0 kB").split()[0]) for key in ("RssAnon", "RssFile")) / 1024
-                for pid in below
-                if pid in all_
-            }
+            found = {self._root: _status(self._root), **started_by(self._root)}
+            size = {pid: megabytes(status) for pid, status in found.items()}
             self.total = max(self.total, sum(size.values()))
-            workers = [p for p in size if all_[p].get("Name", "").startswith("ray::")]
-            for pid in workers:
-                self.worker = max(self.worker, size[pid] + sum(size.get(c, 0) for c in children.get(pid, [])))
+            for pid, status in found.items():
+                if status.get("Name", "").startswith("ray::"):
+                    own = sum(size[child] for child in found if found[child].get("PPid") == pid)
+                    self.worker = max(self.worker, size[pid] + own)

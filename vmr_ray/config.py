@@ -113,7 +113,9 @@ class LossConfig(Section):
     """Weights of the summed losses; 0 turns one off."""
 
     span: float = Field(
-        0.1, ge=0, description="start/stop; much more of it than of membership takes all of a clipped gradient"
+        0.1,
+        ge=0,
+        description="start/stop; much more of it than of membership takes all of a clipped gradient",
     )
     membership: float = Field(1.0, ge=0, description="per-frame membership")
     saliency: float = Field(0.0, ge=0, description="membership of the moment's frames against the others'")

@@ -280,8 +280,6 @@ def _delete(tables: dict[str, Any], videos: Iterable[str]) -> None:
 
 def _optimize(tables: dict[str, Any], config: IndexConfig) -> None:
     """Merge small fragments, index what search looks up, and take new rows into the indexes there are."""
-    from lancedb.index import IvfSq
-
     segments = tables["segments"]
     indexed = {name: {i.columns[0] for i in tables[name].list_indices()} for name in ("windows", "segments")}
     if "window_id" not in indexed["windows"]:
@@ -289,6 +287,15 @@ def _optimize(tables: dict[str, Any], config: IndexConfig) -> None:
     if "video_id" not in indexed["segments"]:
         segments.create_scalar_index("video_id")
         segments.create_scalar_index("tags", index_type="LABEL_LIST")
+    add_vector_index(segments, config)
+    for table in tables.values():
+        table.optimize()
+
+
+def add_vector_index(segments: Any, config: IndexConfig) -> None:
+    """Give a table of segments the index that its size asks for, if it has none of about that size."""
+    from lancedb.index import IvfSq
+
     rows = segments.count_rows()
     wanted = max(1, rows // config.partition_rows)
     # The name tells the partitions there are, which LanceDB does not: they are made anew as the rows double.
@@ -298,8 +305,6 @@ def _optimize(tables: dict[str, Any], config: IndexConfig) -> None:
         segments.create_index("vector", config=kind, name=f"ivf_{wanted}")
         if have:
             segments.drop_index(f"ivf_{have}")
-    for table in tables.values():
-        table.optimize()
 
 
 def _encode(

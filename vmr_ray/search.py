@@ -83,6 +83,11 @@ class SearchResult:
     saliency: dict[str, Saliency] = field(default_factory=dict)
 
 
+def _video_of(window_id: str) -> str:
+    """The id of a window's video; the window's is `first frame:version:video id`."""
+    return window_id.split(":", 2)[2]
+
+
 class Searcher:
     """Moment search over the index at `index` (a local directory or an object-storage URI).
 
@@ -151,6 +156,8 @@ class Searcher:
             self._candidates(vector, asks[i])
             for i, vector in zip(good, encoded.vectors.cpu().numpy(), strict=True)
         ]
+        for windows, i in zip(wanted, good, strict=True):
+            answers[i] = self._unknown_video(asks[i], windows)
         clock.append(time.perf_counter())
         held = self._windows(list(dict.fromkeys(w for windows in wanted for w in windows)))
         places = {name: i for i, name in enumerate(held)}
@@ -162,6 +169,8 @@ class Searcher:
         for (w, q), spans in zip(pairs, ranked, strict=True):
             found[q].setdefault(seen[w].video_id, []).extend(spans)
         for q, i in enumerate(good):
+            if answers[i] is not None:
+                continue
             moments = self._ordered(asks[i], found[q])
             shown = moments[asks[i].offset : asks[i].offset + asks[i].top_k]
             saliency = {}
@@ -197,18 +206,24 @@ class Searcher:
             return VmrError(f"top_k is {ask.top_k}: it must be 1 to {self.config.max_top_k}")
         if ask.offset < 0:
             return VmrError(f"offset is {ask.offset}: it must be at least 0")
-        if ask.video_ids is not None:
-            if not ask.video_ids:
-                return VmrError("video_ids is empty: name a video, or leave it out to search all")
-            known = {row["video_id"] for row in self.videos(ask.video_ids)}
-            if missing := [v for v in ask.video_ids if v not in known]:
+        if ask.video_ids is not None and not ask.video_ids:
+            return VmrError("video_ids is empty: name a video, or leave it out to search all")
+        return None
+
+    def _unknown_video(self, ask: Ask, windows: Sequence[str]) -> VmrError | None:
+        """The mistake of naming a video that is not there. Those of the candidates need no look."""
+        found = {_video_of(window) for window in windows}
+        if asked := [video for video in ask.video_ids or () if video not in found]:
+            known = {row["video_id"] for row in self.videos(asked)}
+            if missing := [video for video in asked if video not in known]:
                 return VmrError(f"the video {missing[0]!r} is not in the index: see the list of videos")
         return None
 
     def _candidates(self, vector: np.ndarray, ask: Ask) -> list[str]:
         """Stage 1: the ids of the windows that hold the nearest segments, nearest first."""
         search = self.tables["segments"].search(vector.astype(np.float32)).distance_type("dot")
-        search = search.nprobes(self.config.partitions)
+        # More partitions only if a filter leaves too few segments in these.
+        search = search.minimum_nprobes(self.config.partitions).maximum_nprobes(0)
         wanted = []
         if ask.video_ids is not None:
             wanted.append(f"video_id IN {quoted(ask.video_ids)}")

@@ -229,7 +229,12 @@ class Api:
 
 
 def build(args: dict[str, Any]) -> serve.Application:
-    """What a Serve config's `import_path` names.
+    """What a Serve config's `import_path` names; errors as for `assemble`."""
+    return assemble(args)
+
+
+def assemble(args: dict[str, Any], replicas: int | None = None) -> serve.Application:
+    """The application, with so many replicas of every part that may have several.
 
     Raises:
         VmrError: an argument is unknown or malformed, or keys are asked for and there are none.
@@ -240,7 +245,12 @@ def build(args: dict[str, Any]) -> serve.Application:
     settings = validated(ServeArgs, args, "args")
     if settings.auth == "keys":
         load_keys(settings.key_file)
-    return Api.bind(  # type: ignore[attr-defined]
+    options = {} if replicas is None else {"num_replicas": replicas}
+    parts: Any = (Api, Encoder, Ranker)
+    api, encoder, ranker = (part.options(**options) for part in parts)
+    return api.bind(
         settings,
-        *(part.bind(settings) for part in (Encoder, Ranker, Ingest)),  # type: ignore[union-attr]
+        encoder.bind(settings),
+        ranker.bind(settings),
+        Ingest.bind(settings),  # type: ignore[attr-defined]
     )

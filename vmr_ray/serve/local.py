@@ -19,6 +19,7 @@ def start(
     port: int = 8000,
     key_file: str | Path | None = None,
     roots: Sequence[str] = (),
+    replicas: int = 1,
     **settings: Any,
 ) -> str:
     """Deploy the application, wait until it is ready and return its URL.
@@ -26,11 +27,12 @@ def start(
     Args:
         key_file: of API keys; without one, and without keys in VMR_API_KEYS, only this machine is answered.
         roots: directories and URI prefixes from which videos may be added.
+        replicas: of each part that may have several; with two, one may die or be replaced unnoticed.
         settings: further fields of `ServeArgs`.
 
     Raises:
-        VmrError: there is no index, its checkpoint is damaged, the port is taken, or other machines
-            could ask without a key.
+        VmrError: there is no index, its checkpoint is damaged, the port is taken, other machines
+            could ask without a key, or the service does not come up (the cluster has no room for it).
     """
     import logging
 
@@ -39,7 +41,7 @@ def start(
     from vmr_ray.checkpoint import check_weights, load_info
     from vmr_ray.index import open_tables
     from vmr_ray.runtime import connect
-    from vmr_ray.serve.app import build
+    from vmr_ray.serve.app import assemble
     from vmr_ray.serve.auth import ENVIRONMENT, is_loopback
 
     index = str(index) if "://" in str(index) else str(Path(index).expanduser().absolute())
@@ -50,28 +52,57 @@ def start(
             f"makes a key) or set {ENVIRONMENT}"
         )
     check_port(host, port)
-    application = build(
+    application = assemble(
         {
             "index": index,
             "auth": auth,
             "key_file": str(Path(key_file).expanduser().absolute()) if key_file else None,
             "roots": [str(r) if "://" in str(r) else str(Path(r).expanduser().absolute()) for r in roots],
             **settings,
-        }
+        },
+        replicas,
     )
     connect()
     open_tables(index)
     checkpoint = f"{index}/checkpoint"
-    check_weights(
-        checkpoint, load_info(checkpoint)
-    )  # its error is for a person here, and a traceback in a replica
+    # Its error is for a person here, and a traceback in a replica.
+    check_weights(checkpoint, load_info(checkpoint))
     serve.start(
         proxy_location="HeadOnly",
         http_options={"host": host, "port": port, "request_timeout_s": 30},
         logging_config={"log_level": logging.WARNING, "enable_access_log": False},
     )
-    serve.run(application, name="vmr", route_prefix="/")
+    try:
+        run(application)
+    except VmrError:
+        serve.delete("vmr")  # else it would come up whenever there is room
+        raise
     return f"http://{host}:{port}/"
+
+
+def run(application: Any, patience_s: float = 180) -> None:
+    """Deploy, or replace what is deployed, and wait until it runs. Raises VmrError if it does not."""
+    import ray
+    from ray import serve
+    from ray.serve.schema import ApplicationStatus
+
+    target = serve.RunTarget(target=application, name="vmr", route_prefix="/")
+    serve.run_many([target], wait_for_applications_running=False)
+    deadline = time.monotonic() + patience_s
+    while True:
+        state = serve.status().applications["vmr"]
+        if state.status == ApplicationStatus.RUNNING:
+            return
+        failed = state.status == ApplicationStatus.DEPLOY_FAILED
+        if failed or time.monotonic() > deadline:
+            waiting = [n for n, d in state.deployments.items() if d.status.name != "HEALTHY"]
+            free = ray.available_resources().get("CPU", 0.0)
+            raise VmrError(
+                f"the service did not start: {', '.join(waiting)} did not come up"
+                + ("" if failed else f" within {patience_s:g} s, and {free:g} CPUs of the cluster are free")
+                + ". End what else runs on the cluster, or see its logs with `vmr -v serve`"
+            )
+        time.sleep(0.2)
 
 
 def check_port(host: str, port: int) -> None:
