@@ -6,11 +6,18 @@ import io
 import shutil
 import socket
 import time
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis.errors import Unsatisfiable
+from schemathesis import GenerationMode
 
 
 def free_port() -> int:
@@ -249,3 +256,56 @@ def test_metrics_tell_the_stages(client: httpx.Client):
         time.sleep(1)
     assert "vmr_search_stage_ms_bucket" in text and 'stage="rank"' in text
     assert "ray_serve_" in text
+
+
+# Of every route, valid ones and, where something can be wrong, as many invalid ones.
+EXAMPLES = 70
+
+
+def test_no_drawn_request_breaks_it_or_sees_a_path(client: httpx.Client, world, index: Path):
+    """A thousand requests drawn from its own OpenAPI."""
+    schema = schemathesis.openapi.from_dict(client.get("openapi.json").json())
+    operations = [found.ok() for found in schema.get_all_operations()]
+    videos = [v["video_id"] for v in client.get("v1/videos").json()["videos"]]
+    statuses: Counter[int] = Counter()
+    secrets = [str(world.root), str(index.parent), "site-packages", "Traceback", "/root", "/home/"]
+
+    def send(case: Any, real: bool) -> None:
+        if case.media_type == "video/*":
+            case.media_type = "application/json"  # what is no JSON would be an upload, and embedded
+        if real and case.method != "DELETE" and "video_id" in case.path_parameters:
+            case.path_parameters["video_id"] = videos[statuses.total() % len(videos)]
+        request = case.as_transport_kwargs(base_url=str(client.base_url).rstrip("/"))
+        request.pop("cookies", None)
+        headers = {k: v for k, v in request.pop("headers", {}).items() if _sendable(k, v)}
+        response = client.request(**{k: v for k, v in request.items() if v is not None}, headers=headers)
+        statuses[response.status_code] += 1
+        assert response.status_code < 500, (request, response.status_code, response.text[:500])
+        if "video" not in response.headers.get("content-type", ""):
+            for secret in secrets:
+                assert secret not in response.text, (request, response.text[:500])
+
+    for operation in operations:
+        for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
+
+            @settings(
+                max_examples=EXAMPLES,
+                phases=[Phase.generate],
+                deadline=None,
+                derandomize=True,
+                database=None,
+                suppress_health_check=list(HealthCheck),
+            )
+            @given(case=operation.as_strategy(generation_mode=mode))
+            def drawn(case: Any) -> None:
+                send(case, real=statuses.total() % 3 == 0)
+
+            # Some routes take nothing that could be wrong.
+            with suppress(Unsatisfiable):
+                drawn()
+    assert statuses.total() >= 1000, statuses
+    assert {200, 404, 422} <= set(statuses), statuses
+
+
+def _sendable(name: str, value: str) -> bool:
+    return name.isascii() and value.isascii() and "\n" not in value and "\r" not in value
