@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ray.data import Dataset
 
 _ROWS = 4  # that are read at once
+_VIDEOS = 16  # that are prepared at once; so few are not worth a pipeline
 
 
 @dataclass(frozen=True)
@@ -98,15 +99,19 @@ def prepare(
         return _read(out)
     if filesys.get_file_info(path).type == fs.FileType.Directory:
         filesys.delete_dir(path)
-    workers = min(cluster_cpus(), len(items))
-    ray.data.from_items(items, override_num_blocks=min(len(items), 64)).map_batches(
-        _Prepare,
-        batch_size=16,
-        batch_format="pyarrow",
-        fn_constructor_args=(store.root, text_name),
-        compute=ActorPoolStrategy(size=workers),
-        num_cpus=0.5,
-    ).write_parquet(out)
+    if len(items) <= _VIDEOS:
+        filesys.create_dir(path, recursive=True)
+        rows = _Prepare(store.root, text_name)(pa.Table.from_pylist(items))
+        pq.write_table(rows, f"{path}/rows.parquet", filesystem=filesys)
+    else:
+        ray.data.from_items(items, override_num_blocks=min(len(items), 64)).map_batches(
+            _Prepare,
+            batch_size=_VIDEOS,
+            batch_format="pyarrow",
+            fn_constructor_args=(store.root, text_name),
+            compute=ActorPoolStrategy(size=min(cluster_cpus(), len(items))),
+            num_cpus=0.5,
+        ).write_parquet(out)
     with filesys.open_output_stream(marker) as stream:
         stream.write(b"")
     return _read(out)

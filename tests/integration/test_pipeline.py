@@ -127,15 +127,6 @@ def test_a_finished_run_is_not_trained_again(trained, features: Path, world, sma
     assert again.history == trained.history and seen == []
 
 
-def test_more_epochs_resume_the_run(features: Path, world, small, tmp_path: Path):
-    first = train(features, world.train, tmp_path, small)
-    longer = small.model_copy(update={"train": small.train.model_copy(update={"epochs": 3, "workers": 2})})
-    second = train(features, world.train, tmp_path, longer)
-    assert [row["epoch"] for row in second.history] == [1, 2, 3]
-    assert [first.history[-1].pop("ended"), second.history[-1]["ended"]] == ["epochs", "epochs"]
-    assert second.history[:2] == first.history
-
-
 def test_evaluation_carries_its_controls(trained, features: Path, world, tmp_path: Path):
     found = evaluate(trained.best, features, world.test, tmp_path)
     names = {f"r{k}_at_{t}" for k in (1, 5) for t in (0.3, 0.5, 0.7)} | {"miou"}
