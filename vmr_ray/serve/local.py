@@ -80,27 +80,34 @@ def start(
     return f"http://{host}:{port}/"
 
 
-def run(application: Any, patience_s: float = 180) -> None:
-    """Deploy, or replace what is deployed, and wait until it runs. Raises VmrError if it does not."""
-    import ray
+def run(application: Any, patience_s: float = 120) -> None:
+    """Deploy, or replace what is deployed, and wait until it runs.
+
+    Raises:
+        VmrError: a part of it failed, or found no room on the cluster for `patience_s` seconds.
+    """
     from ray import serve
     from ray.serve.schema import ApplicationStatus
 
     target = serve.RunTarget(target=application, name="vmr", route_prefix="/")
     serve.run_many([target], wait_for_applications_running=False)
-    deadline = time.monotonic() + patience_s
+    had_room = time.monotonic()
     while True:
         state = serve.status().applications["vmr"]
         if state.status == ApplicationStatus.RUNNING:
             return
-        failed = state.status == ApplicationStatus.DEPLOY_FAILED
-        if failed or time.monotonic() > deadline:
-            waiting = [n for n, d in state.deployments.items() if d.status.name != "HEALTHY"]
-            free = ray.available_resources().get("CPU", 0.0)
+        waiting = {name: d.message for name, d in state.deployments.items() if d.status.name != "HEALTHY"}
+        # So Ray tells a replica without a place from one that is slow to start, which may take its time.
+        if not any("to be scheduled" in message for message in waiting.values()):
+            had_room = time.monotonic()
+        if state.status == ApplicationStatus.DEPLOY_FAILED:
             raise VmrError(
-                f"the service did not start: {', '.join(waiting)} did not come up"
-                + ("" if failed else f" within {patience_s:g} s, and {free:g} CPUs of the cluster are free")
-                + ". End what else runs on the cluster, or see its logs with `vmr -v serve`"
+                f"the service did not start: {', '.join(waiting)} failed; `vmr -v serve` shows the logs"
+            )
+        if time.monotonic() - had_room > patience_s:
+            raise VmrError(
+                f"the cluster has no room for the service ({', '.join(waiting)}): end what else runs on it, "
+                "or add CPUs"
             )
         time.sleep(0.2)
 
