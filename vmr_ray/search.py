@@ -17,6 +17,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
+from vmr_ray import notebook
 from vmr_ray.config import SearchConfig
 from vmr_ray.errors import VmrError
 from vmr_ray.index import open_tables, quoted, tag
@@ -71,7 +72,8 @@ class SearchResult:
     """The moments of one query, best first, and where the time went (milliseconds by stage).
 
     `candidates` are the videos that stage 1 passed on to stage 2, nearest first; `more` whether there are
-    results behind these; `saliency` has the videos of the moments, if it was asked for.
+    results behind these; `saliency` has the videos of the moments, if it was asked for; `durations` (seconds)
+    the videos of the moments. `print` and notebooks show it as a table.
     """
 
     query: str
@@ -81,6 +83,13 @@ class SearchResult:
     more: bool = False
     model_version: str = ""
     saliency: dict[str, Saliency] = field(default_factory=dict)
+    durations: dict[str, float] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return notebook.text(self)
+
+    def _repr_html_(self) -> str:
+        return notebook.html(self)
 
 
 def _video_of(window_id: str) -> str:
@@ -101,6 +110,7 @@ class Searcher:
         self.tables = open_tables(self.index)
         self.predictor = Predictor.load(f"{self.index}/checkpoint", device)
         self._cache: OrderedDict[str, Window] = OrderedDict()
+        self._durations: dict[str, float] = {}  # by version and video, as window ids end
         self._lock = threading.Lock()
 
     @property
@@ -185,6 +195,7 @@ class Searcher:
                 more=len(moments) > asks[i].offset + asks[i].top_k,
                 model_version=self.version,
                 saliency=saliency,
+                durations=self._lengths({m.video_id for m in shown}, held),
             )
         clock.append(time.perf_counter())
         names = ("encode", "candidates", "rank")
@@ -257,6 +268,15 @@ class Searcher:
         return {
             video: Saliency(*map(list, zip(*sorted(points), strict=True))) for video, points in rows.items()
         }
+
+    def _lengths(self, videos: set[str], held: Mapping[str, Window]) -> dict[str, float]:
+        """Seconds by video, of those whose windows are held; looked up once for each version of a video."""
+        keys = {w.video_id: i.partition(":")[2] for i, w in held.items() if w.video_id in videos}
+        if missing := [video for video, key in keys.items() if key not in self._durations]:
+            rows = self.tables["videos"].search().where(f"video_id IN {quoted(missing)}")
+            for row in rows.select(["video_id", "duration"]).limit(len(missing)).to_arrow().to_pylist():
+                self._durations[keys[row["video_id"]]] = row["duration"]
+        return {video: self._durations[key] for video, key in keys.items() if key in self._durations}
 
     def _windows(self, ids: list[str]) -> dict[str, Window]:
         """The windows by their id; one whose video was deleted meanwhile is left out."""

@@ -139,3 +139,24 @@ def test_unknown_encoder(vmr, store: Path, tmp_path: Path):
 )
 def test_timecode(seconds: float, text: str):
     assert cli.timecode(seconds) == text
+
+
+def test_up_without_a_model_names_the_ways(vmr, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "videos").mkdir()
+    code, _, err = vmr("up", tmp_path / "videos", "--exit")
+    one_sentence(code, err, "no model", "--checkpoint", "--encoder hf:", "vmr demo")
+
+
+def test_up_without_a_folder(vmr, tmp_path: Path):
+    code, _, err = vmr("up", tmp_path / "gone", "--exit")
+    one_sentence(code, err, "there is no folder", "gone")
+
+
+def test_doctor_tells_an_index_that_is_missing(vmr, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cli.doctor, "ray", cli.doctor.python)  # no Ray in unit tests
+    code, said, _ = vmr("doctor", "--json", "--index", tmp_path / "none")
+    found = {row["name"]: row for row in json.loads(said)}
+    assert code == 1
+    assert not found["index"]["ok"] and found["index"]["mend"]
+    assert found["decoder"]["ok"] and found["text encoder"]["ok"] and found["frame encoder"]["ok"]

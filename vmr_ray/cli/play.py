@@ -1,0 +1,63 @@
+"""A found moment as a file or in a player."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from vmr_ray.cli.common import has_display
+from vmr_ray.errors import VmrError
+
+PLAYERS = ("mpv", "vlc", "ffplay")  # they can begin and end within a file
+
+
+def cut(video_id: str, uri: str, start: float, end: float, to: Path) -> None:
+    """Cut `[start, end)` seconds of the video at `uri` into the MP4 file `to`.
+
+    Raises:
+        VmrError: the video is gone or unreadable, or `to` has no folder.
+    """
+    from vmr_ray import media
+    from vmr_ray.schema import Video
+    from vmr_ray.sources import LocalCopies
+
+    if not to.absolute().parent.is_dir():
+        raise VmrError(f"--clip {to}: there is no folder {to.absolute().parent}: make it first")
+    with LocalCopies(1).local(Video(video_id, uri)) as path:
+        if not Path(path).is_file():
+            raise VmrError(f"the video {uri} has been moved or deleted: index it where it is now")
+        media.clip(path, start, end, to)
+
+
+def play(video_id: str, uri: str, start: float, end: float) -> None:
+    """Open the moment in mpv, VLC or ffplay, else cut out in whatever this desktop plays MP4 with.
+
+    Raises:
+        VmrError: nothing here can play it.
+    """
+    player = next((name for name in PLAYERS if shutil.which(name)), None)
+    if player is not None and "://" not in uri and not Path(uri).is_file():
+        raise VmrError(f"the video {uri} has been moved or deleted: index it where it is now")
+    if player is not None and "://" not in uri:
+        command = {
+            "mpv": ["mpv", f"--start={start:.3f}", f"--end={end:.3f}", "--", uri],
+            "vlc": ["vlc", f"--start-time={start:.3f}", f"--stop-time={end:.3f}", "--play-and-exit", uri],
+            "ffplay": ["ffplay", "-autoexit", "-ss", f"{start:.3f}", "-t", f"{end - start:.3f}", uri],
+        }[player]
+    else:
+        opener = "open" if sys.platform == "darwin" else "xdg-open"
+        if not has_display() or not shutil.which(opener):
+            raise VmrError(
+                f"nothing here can play the moment: install {', '.join(PLAYERS[:-1])} or {PLAYERS[-1]}, "
+                "or write it with --clip FILE.mp4"
+            )
+        to = Path(tempfile.mkdtemp(prefix="vmr-")) / "moment.mp4"
+        cut(video_id, uri, start, end, to)
+        command = [opener, str(to)]
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    if done.returncode:
+        reason = done.stderr.strip().rpartition("\n")[2] or f"exit code {done.returncode}"
+        raise VmrError(f"{command[0]} could not play the moment ({reason}): write it with --clip FILE.mp4")
