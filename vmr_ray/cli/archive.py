@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vmr_ray.cli.common import (
-    CheckpointOption,
     ConfigOption,
     JsonOption,
     SetOption,
@@ -103,8 +102,11 @@ def embed(
 @app.command()
 def index(
     features: Annotated[str, typer.Argument(help="feature store")],
-    checkpoint: CheckpointOption,
     to: Annotated[str, typer.Option("--out", "-o", help="index: a directory or an object-storage URI")],
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(help="checkpoint directory, such as run/best; features of an hf: model need none"),
+    ] = None,
     metadata: Annotated[
         str | None,
         typer.Option(help="JSONL or CSV with video_id and fields of your own, which searches can filter by"),
@@ -113,7 +115,10 @@ def index(
     set_: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make embedded videos searchable. Run it again after embedding more: only the new ones are added."""
+    """Make embedded videos searchable. Run it again after embedding more: only the new ones are added.
+
+    Without a --checkpoint, features of an hf: model are ranked by its own similarity, untrained.
+    """
     from vmr_ray.index import build_index, read_metadata
 
     with progress_bar("indexing", None) as bar:
