@@ -1,8 +1,10 @@
+import { ask } from "./key.js";
+
 const $ = id => document.getElementById(id);
 const time = s => `${Math.floor(s / 60)}:${(s % 60).toFixed(1).padStart(4, "0")}`;
 let found = [], videos = new Map(), stop = Infinity;
 
-fetch("v1/videos").then(r => r.json()).then(({ videos: list }) => {
+ask("v1/videos").then(r => { if (!r.ok) throw new Error(); return r.json(); }).then(({ videos: list }) => {
   for (const v of list) {
     videos.set(v.video_id, v);
     $("scope").add(new Option(v.video_id, v.video_id));
@@ -16,7 +18,7 @@ $("form").onsubmit = async event => {
   const body = { query: $("query").value, top_k: 10, include: ["thumbnail"], ...(scope && { video_ids: [scope] }) };
   $("status").textContent = "Searching…";
   try {
-    const response = await fetch("v1/search", { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) });
+    const response = await ask("v1/search", { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) });
     const answer = await response.json();
     if (!response.ok) throw new Error(answer.error || response.statusText);
     found = answer.results;
