@@ -24,6 +24,7 @@ from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from pyarrow import fs
 from pydantic import ValidationError
 from starlette.background import BackgroundTask
+from starlette.staticfiles import StaticFiles
 
 from vmr_ray import __version__, media
 from vmr_ray.errors import VmrError
@@ -51,6 +52,8 @@ from vmr_ray.sources import filesystem, is_remote
 MAX_BODY = 1 << 20
 MAX_OFFSET = 1000
 PAGE = Path(__file__).parent / "page"
+# The page loads nothing from elsewhere and runs no inline script.
+PAGE_POLICY = "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'"
 RETRY_AFTER = {"Retry-After": "1"}
 
 
@@ -351,7 +354,9 @@ def make_api(settings: ServeArgs, backend: Backend) -> FastAPI:
 
     @api.get("/", include_in_schema=False)
     async def page() -> FileResponse:
-        return FileResponse(PAGE / "index.html")
+        return FileResponse(PAGE / "index.html", headers={"Content-Security-Policy": PAGE_POLICY})
+
+    api.mount("/page", StaticFiles(directory=PAGE))
 
     # The body of POST /v1/videos is read by hand, so FastAPI does not know its model.
     original = api.openapi

@@ -23,6 +23,7 @@ from vmr_ray.errors import VmrError
 ENVIRONMENT = "VMR_API_KEYS"
 # What a load balancer, a monitor and a browser's first look must reach; none of it shows a video.
 OPEN = frozenset({"/", "/healthz", "/readyz", "/docs", "/openapi.json"})
+OPEN_FILES = "/page/"  # the page's own scripts and styles
 
 
 def new_key(name: str, file: str | Path) -> str:
@@ -109,7 +110,7 @@ class Gate:
             told = "API keys are off, so only the service's own machine may ask: set auth: keys"
             return JSONResponse({"error": told}, status_code=403)
         path = request.url.path.removeprefix(request.scope.get("root_path", ""))
-        if path in OPEN or self.allows(_key(request)):
+        if path in OPEN or path.startswith(OPEN_FILES) or self.allows(_key(request)):
             return None
         return JSONResponse(
             {"error": "a valid API key is needed: send `Authorization: Bearer KEY` or `X-API-Key: KEY`"},
