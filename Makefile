@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 ARGS ?=
 
-.PHONY: help demo test lint unit install clean
+.PHONY: help demo test lint unit browser install clean
 
 help:
 	@echo "make demo           install, then run everything end to end and serve the result"
@@ -36,8 +36,15 @@ lint: install
 unit: lint
 	$(BIN)/pytest -q tests/unit
 
-test: unit
-	$(BIN)/pytest -q --durations=12 tests/integration tests/faults
+# The page is tested in Chromium: one that is here, or Debian's.
+browser:
+	@[ -n "$$CHROMIUM" ] || command -v chromium || command -v chromium-browser || command -v google-chrome || \
+	{ command -v apt-get >/dev/null && { [ "$$(id -u)" = 0 ] || sudo=sudo; \
+	  $$sudo apt-get update -q && $$sudo apt-get install -qy --no-install-recommends chromium; }; } || \
+	{ echo "The page's tests need Chromium: install it, or name its program in CHROMIUM"; exit 1; }
+
+test: unit browser
+	$(BIN)/pytest -q --durations=12 tests/browser tests/integration tests/faults
 
 clean:
 	rm -rf demo $(VENV)

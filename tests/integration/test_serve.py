@@ -19,6 +19,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 
+from vmr_ray.features import FeatureStore
+
 
 def free_port() -> int:
     with socket.socket() as probe:
@@ -27,15 +29,20 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def client(index: Path, world, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+def served(index: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its own copy of the index: these tests add and delete videos."""
+    own = tmp_path_factory.mktemp("served") / "index"
+    shutil.copytree(index, own)
+    return own
+
+
+@pytest.fixture(scope="module")
+def client(served: Path, world) -> Iterator[httpx.Client]:
     from ray import serve
 
     from vmr_ray.serve.local import start
 
-    # Its own copy: these tests add and delete videos.
-    own = tmp_path_factory.mktemp("served") / "index"
-    shutil.copytree(index, own)
-    url = start(own, port=free_port(), roots=[str(world.root)], max_upload_mb=1)
+    url = start(served, port=free_port(), roots=[str(world.root)], max_upload_mb=1)
     with httpx.Client(base_url=url, timeout=60) as client:
         yield client
     serve.shutdown()
@@ -179,7 +186,7 @@ def test_pictures_and_clips(client: httpx.Client, world):
         assert refused.status_code == 400 and str(world.root) not in refused.text
 
 
-def test_videos_come_and_go_without_a_restart(client: httpx.Client, world):
+def test_videos_come_and_go_without_a_restart(client: httpx.Client, served: Path, world):
     """One from below a root, one uploaded: found when their job is done, and not after they are deleted."""
     source = next(world.videos.rglob("*.mp4"))
     added = client.post(
@@ -209,6 +216,8 @@ def test_videos_come_and_go_without_a_restart(client: httpx.Client, world):
     left = client.post("v1/search", json=ask | {"top_k": 100}).json()["results"]
     assert not {"added", "sent.mp4"} & {m["video_id"] for m in left}
     assert source.exists()
+    assert not list((served / "ingest" / "uploads").iterdir())
+    assert FeatureStore.open(str(served / "ingest" / "features")).video_ids() == []
 
 
 def finished(client: httpx.Client, job: str) -> dict[str, str | None]:

@@ -15,6 +15,7 @@ import threading
 import time
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from queue import SimpleQueue
@@ -25,6 +26,7 @@ from pyarrow import fs
 from vmr_ray.checkpoint import load_info
 from vmr_ray.config import DecodeConfig, EmbedConfig
 from vmr_ray.errors import VmrError
+from vmr_ray.features import FeatureStore
 from vmr_ray.index import Metadata, build_index, delete_videos, open_tables, quoted
 from vmr_ray.sources import VIDEO_SUFFIXES, filesystem, is_remote
 
@@ -84,9 +86,11 @@ class IngestQueue:
         return self._jobs.get(job_id)
 
     def delete(self, video_id: str) -> None:
-        """Out of the index, and an uploaded file from the disk. Raises VmrError if it is not indexed."""
+        """Out of the index, with what adding it has left. Raises VmrError if it is not indexed."""
         delete_videos(self.index, [video_id])
         remove_upload(self.index, video_id)
+        with suppress(VmrError):  # nothing was ever added here
+            FeatureStore.open(f"{self.index}/ingest/features").delete(video_id)
 
     def _work(self) -> None:
         while True:

@@ -1,13 +1,15 @@
 // The API key: asked for when the service wants one, kept for the tab's session.
 const $ = id => document.getElementById(id);
 
+export const key = () => sessionStorage.getItem("vmr_key");
+
 // A player and a picture can send no header, so they send the key as a cookie.
-function keep(key) {
-  sessionStorage.setItem("vmr_key", key);
-  document.cookie = `vmr_key=${key}; SameSite=Strict; Path=/`;
+function keep(given) {
+  sessionStorage.setItem("vmr_key", given);
+  document.cookie = `vmr_key=${given}; SameSite=Strict; Path=/`;
 }
 
-function asked(told) {
+function prompted(told) {
   $("key-told").textContent = told;
   $("key").value = "";
   $("key-prompt").showModal();
@@ -19,13 +21,9 @@ function asked(told) {
 
 let asking = null; // one prompt, however many requests were refused
 
-export async function ask(address, options = {}) {
-  for (;;) {
-    const key = sessionStorage.getItem("vmr_key");
-    const headers = { ...options.headers, ...(key && { authorization: `Bearer ${key}` }) };
-    const response = await fetch(address, { ...options, headers });
-    if (response.status !== 401) return response;
-    asking ??= asked(key ? "That key is not valid." : "").finally(() => { asking = null; });
-    if (!await asking) return response;
-  }
+// Whether there is another key to try, after `refused` (or no key at all) was not taken.
+export async function askForKey(refused) {
+  if (refused !== key()) return true; // another request has asked meanwhile
+  asking ??= prompted(refused ? "That key is not valid." : "").finally(() => { asking = null; });
+  return asking;
 }

@@ -1,61 +1,179 @@
-import { ask } from "./key.js";
+// The page: the search, its results, the address that says both, the keyboard.
+import { call, videoAddress } from "./api.js";
+import { close, play, timecode, toggle } from "./player.js";
+import { takeUploads } from "./uploads.js";
 
 const $ = id => document.getElementById(id);
-const time = s => `${Math.floor(s / 60)}:${(s % 60).toFixed(1).padStart(4, "0")}`;
-let found = [], videos = new Map(), stop = Infinity;
+let asked = null; // the request whose results are shown
+let found = [], curves = {}, chosen = null;
+let turn = 0; // of two searches, only the later one is shown
 
-ask("v1/videos").then(r => { if (!r.ok) throw new Error(); return r.json(); }).then(({ videos: list }) => {
-  for (const v of list) {
-    videos.set(v.video_id, v);
-    $("scope").add(new Option(v.video_id, v.video_id));
-  }
-  $("status").textContent = `${list.length} videos to search.`;
-}).catch(() => { $("status").textContent = "The list of videos could not be loaded."; });
+// -- the search ------------------------------------------------------------------------------------
 
-$("form").onsubmit = async event => {
-  event.preventDefault();
-  const scope = $("scope").value;
-  const body = { query: $("query").value, top_k: 10, include: ["thumbnail"], ...(scope && { video_ids: [scope] }) };
+async function search(query, scope, token = null) {
+  const mine = ++turn;
+  const request = { query, top_k: 12, include: ["saliency", "thumbnail"], ...(scope && { video_ids: [scope] }) };
+  $("start").hidden = true;
+  $("more").hidden = true;
+  $("status").className = "";
   $("status").textContent = "Searching…";
+  $("results").ariaBusy = true;
   try {
-    const response = await ask("v1/search", { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) });
-    const answer = await response.json();
-    if (!response.ok) throw new Error(answer.error || response.statusText);
-    found = answer.results;
-    $("status").textContent = found.length ? `${found.length} moments in ${Math.round(answer.took_ms.total)} ms` : "Nothing found.";
-    show();
-  } catch (error) { $("status").textContent = error.message; }
+    const answer = await call("v1/search", {
+      body: token ? { ...request, page_token: token } : request,
+      waiting: () => { $("status").textContent = "The service is busy; trying again…"; },
+    });
+    if (mine !== turn) return;
+    asked = { query, scope, token: answer.next_page_token };
+    found = token ? [...found, ...answer.results] : answer.results;
+    curves = { ...(token && curves), ...answer.saliency };
+    const many = `${found.length} moment${found.length === 1 ? "" : "s"}`;
+    $("status").textContent = found.length
+      ? `${many} in ${Math.round(answer.took_ms.total)} ms`
+      : "Nothing found. Try other words, or search all videos.";
+    $("more").hidden = !answer.next_page_token;
+    show(token ? found.length - answer.results.length : 0);
+  } catch (error) {
+    if (mine !== turn) return;
+    found = token ? found : [];
+    show(0);
+    $("status").className = "failed";
+    $("status").textContent = error.message;
+  } finally {
+    $("results").ariaBusy = false;
+  }
+}
+
+function show(first) {
+  $("results").replaceChildren(...found.map(card));
+  if (first) $("results").children[first]?.querySelector("button").focus();
+}
+
+function card(moment) {
+  const item = document.createElement("li"), button = document.createElement("button");
+  const picture = document.createElement("img"), name = document.createElement("strong");
+  const where = document.createElement("span"), score = document.createElement("small");
+  name.textContent = moment.video_id.split("/").at(-1); // its folders may be long
+  name.title = moment.video_id;
+  where.textContent = `${timecode(moment.start)} – ${timecode(moment.end)}`;
+  score.textContent = `score ${moment.score.toFixed(1)}`;
+  picture.src = moment.thumbnail;
+  picture.alt = "";
+  picture.loading = "lazy";
+  picture.onerror = () => picture.classList.add("none");
+  button.append(picture, name, where, score);
+  button.setAttribute("aria-current", moment === chosen);
+  button.onclick = () => choose(moment);
+  item.append(button);
+  return item;
+}
+
+function choose(moment, { start = true, remember = true } = {}) {
+  chosen = moment;
+  [...$("results").children].forEach((item, i) => item.firstChild.setAttribute("aria-current", found[i] === moment));
+  const hits = found.filter(other => other.video_id === moment.video_id);
+  play(moment, hits.includes(moment) ? hits : [...hits, moment], curves[moment.video_id], choose, start);
+  if (remember) address({ q: asked?.query, in: asked?.scope, v: moment.video_id, t: moment.start.toFixed(2) });
+}
+
+$("form").onsubmit = event => {
+  event.preventDefault();
+  const query = $("query").value.trim(), scope = $("scope").value.trim();
+  if (!query) return;
+  leave();
+  address({ q: query, in: scope });
+  $("query").blur(); // so that the keyboard moves through the results
+  search(query, scope);
 };
 
-function show() {
-  $("results").replaceChildren(...found.map((m, i) => {
-    const item = document.createElement("li"), button = document.createElement("button");
-    const picture = document.createElement("img"), name = document.createElement("span"), where = document.createElement("small");
-    name.textContent = m.video_id;
-    where.textContent = `${time(m.start)} – ${time(m.end)} · score ${m.score.toFixed(2)}`;
-    picture.src = m.thumbnail;
-    picture.alt = "";
-    picture.loading = "lazy";
-    button.append(picture, name, where);
-    button.onclick = () => play(i);
-    item.append(button);
-    return item;
-  }));
+$("more").onclick = () => search(asked.query, asked.scope, asked.token);
+
+function leave() {
+  chosen = null;
+  close();
 }
 
-function play(i) {
-  const m = found[i], video = $("video"), length = videos.get(m.video_id)?.duration || 1;
-  [...$("results").querySelectorAll("button")].forEach((b, k) => b.setAttribute("aria-current", k === i));
-  $("player").hidden = false;
-  $("bar").replaceChildren(...found.filter(o => o.video_id === m.video_id).map(o => {
-    const mark = document.createElement("i");
-    mark.style.left = `${100 * o.start / length}%`;
-    mark.style.width = `${100 * (o.end - o.start) / length}%`;
-    if (o === m) mark.className = "now";
-    return mark;
-  }));
-  stop = m.end;
-  video.src = "v1/videos/" + m.video_id.split("/").map(encodeURIComponent).join("/") + "/stream";
-  video.onloadedmetadata = () => { video.currentTime = m.start; video.play(); };
-  video.ontimeupdate = () => { if (video.currentTime >= stop) { video.pause(); stop = Infinity; } };
+// -- the address: ?q= the sentence, in= the video searched, v= and t= the video and second shown ------
+
+function address(parts) {
+  const given = new URLSearchParams(Object.entries(parts).filter(([, value]) => value));
+  const next = `${location.pathname}${given.size ? `?${given}` : ""}`;
+  if (next !== location.pathname + location.search) history.pushState(null, "", next);
 }
+
+async function restore() {
+  const given = new URLSearchParams(location.search);
+  const query = given.get("q") ?? "", scope = given.get("in") ?? "";
+  $("query").value = query;
+  $("scope").value = scope;
+  if (!query) {
+    turn++;
+    asked = null;
+    found = [];
+    show(0);
+    $("start").hidden = false;
+    $("more").hidden = true;
+    count();
+  } else if (asked?.query !== query || asked.scope !== scope) await search(query, scope);
+  const video = given.get("v"), second = Number(given.get("t") ?? 0);
+  if (!video) return leave();
+  const same = found.find(m => m.video_id === video && Math.abs(m.start - second) < 0.05);
+  if (same) return choose(same, { remember: false });
+  try { // a link to a moment that is not among the results (any more)
+    const { duration } = await call(videoAddress(video));
+    choose({ video_id: video, start: second, end: duration }, { remember: false });
+  } catch (error) {
+    $("status").className = "failed";
+    $("status").textContent = error.message;
+  }
+}
+
+addEventListener("popstate", restore);
+
+// -- the keyboard ------------------------------------------------------------------------------------
+
+addEventListener("keydown", event => {
+  const typing = event.target.matches("input, textarea, select") || $("key-prompt").open;
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.key === "/" && !typing) {
+    event.preventDefault();
+    $("query").focus();
+    $("query").select();
+  } else if (event.key === "Escape" && typing && !$("key-prompt").open) {
+    event.target.blur();
+  } else if (["ArrowDown", "ArrowUp"].includes(event.key) && !event.target.matches("video, #scope") && found.length) {
+    const cards = [...$("results").querySelectorAll("button")], at = cards.indexOf(document.activeElement);
+    const next = at < 0 ? (event.key === "ArrowDown" ? 0 : cards.length - 1) : at + (event.key === "ArrowDown" ? 1 : -1);
+    event.preventDefault();
+    if (next < 0) $("query").focus(); else cards[Math.min(next, cards.length - 1)].focus();
+  } else if (event.key === " " && !typing && !event.target.matches("video, #add") && toggle()) {
+    event.preventDefault(); // also on a card: Enter plays it
+  }
+});
+
+// -- the videos --------------------------------------------------------------------------------------
+
+async function count() {
+  try {
+    const { videos, next_page_token: more } = await call("v1/videos?limit=1000");
+    $("videos").replaceChildren(...videos.map(v => new Option(v.video_id)));
+    if (asked) return;
+    $("status").className = "";
+    $("status").textContent = videos.length
+      ? `${more ? "More than 1000" : videos.length} video${videos.length === 1 ? "" : "s"} to search.`
+      : "There is no video yet: add one.";
+  } catch (error) {
+    if (asked) return;
+    $("status").className = "failed";
+    $("status").textContent = error.message;
+  }
+}
+
+takeUploads((video, now) => {
+  count();
+  if (!now) return;
+  $("scope").value = video;
+  $("query").focus();
+});
+count();
+restore();

@@ -1,0 +1,118 @@
+// The player: plays a moment and stops at its end; below it where the moments lie, and the membership curve.
+import { videoAddress } from "./api.js";
+
+const $ = id => document.getElementById(id);
+const video = $("video");
+let shown = null; // { moment, hits, saliency, choose }
+let stop = Infinity; // where playing ends by itself
+
+export function timecode(seconds) {
+  const tenths = Math.round(10 * seconds), whole = Math.floor(tenths / 10);
+  const parts = [Math.floor(whole / 60) % 60, whole % 60].map((n, i) => (i ? String(n).padStart(2, "0") : n));
+  const hours = Math.floor(whole / 3600);
+  return `${hours ? `${hours}:${String(parts[0]).padStart(2, "0")}` : parts[0]}:${parts[1]}.${tenths % 10}`;
+}
+
+// `hits`: all found moments of this video; `choose(moment)` is called when one of them is clicked.
+export function play(moment, hits, saliency, choose, start = true) {
+  shown = { moment, hits, saliency, choose };
+  $("player").hidden = false;
+  $("player").scrollIntoView({ block: "nearest" }); // on a phone it is above the results
+  $("name").textContent = moment.video_id;
+  $("range").textContent = `${timecode(moment.start)} – ${timecode(moment.end)}`;
+  const address = `${videoAddress(moment.video_id)}/stream`;
+  if (video.getAttribute("src") !== address) {
+    $("marks").replaceChildren();
+    $("curve").replaceChildren();
+    $("length").textContent = "";
+    video.src = address;
+    video.onloadedmetadata = () => { draw(); from(moment, start); };
+  } else if (video.readyState) {
+    draw();
+    from(moment, start);
+  }
+}
+
+export function close() {
+  video.pause();
+  video.removeAttribute("src");
+  video.load();
+  $("player").hidden = true;
+  shown = null;
+}
+
+export function toggle() {
+  if (!shown) return false;
+  if (video.paused) video.play().catch(() => {}); else video.pause();
+  return true;
+}
+
+function from(moment, start) {
+  stop = moment.end;
+  video.currentTime = moment.start;
+  // Without a click before it, a browser may refuse; the picture and the controls are there all the same.
+  if (start) video.play().catch(() => {});
+}
+
+$("again").onclick = () => from(shown.moment, true);
+video.onerror = () => { $("range").textContent = "This video cannot be played here."; };
+// Who seeks elsewhere, or plays on at the end, wants to see the rest.
+video.onseeking = () => {
+  if (shown && (video.currentTime < shown.moment.start - 0.5 || video.currentTime > shown.moment.end + 0.5)) stop = Infinity;
+};
+video.onplay = () => { if (video.currentTime >= stop - 0.05) stop = Infinity; };
+
+// The events of a player come four times a second; a moment ends on a frame.
+requestAnimationFrame(function follow() {
+  if (shown) {
+    if (!video.paused && video.currentTime >= stop) {
+      video.pause();
+      video.currentTime = stop;
+    }
+    if (video.duration) $("head").style.left = `${100 * video.currentTime / video.duration}%`;
+  }
+  requestAnimationFrame(follow);
+});
+
+$("timeline").onclick = event => {
+  if (event.target.closest("button") || !video.duration) return;
+  const box = $("timeline").getBoundingClientRect();
+  stop = Infinity;
+  video.currentTime = video.duration * (event.clientX - box.left) / box.width;
+};
+
+function draw() {
+  const length = video.duration;
+  $("length").textContent = timecode(length);
+  $("marks").replaceChildren(...shown.hits.map(hit => {
+    const mark = document.createElement("button");
+    mark.style.left = `${100 * hit.start / length}%`;
+    mark.style.width = `${100 * (Math.min(hit.end, length) - hit.start) / length}%`;
+    mark.title = `${timecode(hit.start)} – ${timecode(hit.end)}`;
+    mark.setAttribute("aria-label", `Moment from ${timecode(hit.start)} to ${timecode(hit.end)}`);
+    mark.setAttribute("aria-current", hit === shown.moment);
+    mark.onclick = () => shown.choose(hit);
+    return mark;
+  }));
+  $("curve").replaceChildren(...stretches(shown.saliency).map(points => {
+    const line = document.createElementNS("http://www.w3.org/2000/svg", "polygon");
+    const x = t => (1000 * t / length).toFixed(1);
+    const tops = points.map(([t, value]) => `${x(t)},${(100 - 96 * value).toFixed(1)}`);
+    line.setAttribute("points", [`${x(points[0][0])},100`, ...tops, `${x(points.at(-1)[0])},100`].join(" "));
+    return line;
+  }));
+}
+
+// The curve in pieces: search looks at parts of a long video only.
+function stretches(saliency) {
+  if (!saliency?.times.length) return [];
+  const points = saliency.times.map((t, i) => [t, saliency.values[i]]);
+  const steps = points.slice(1).map(([t], i) => t - points[i][0]).sort((a, b) => a - b);
+  const usual = steps[Math.floor(steps.length / 2)] ?? 1;
+  const found = [[points[0]]];
+  for (const point of points.slice(1)) {
+    if (point[0] - found.at(-1).at(-1)[0] > 3 * usual) found.push([]);
+    found.at(-1).push(point);
+  }
+  return found;
+}
