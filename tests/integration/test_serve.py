@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import re
 import shutil
 import socket
 import time
@@ -265,6 +267,26 @@ def test_metrics_tell_the_stages(client: httpx.Client):
         time.sleep(1)
     assert "vmr_search_stage_ms_bucket" in text and 'stage="rank"' in text
     assert "ray_serve_" in text
+
+
+def test_the_dashboard_asks_for_metrics_that_there_are(client: httpx.Client):
+    client.post("v1/search", json={"query": "the red ball spins"})
+    client.post("v1/search", json={})  # so that errors are counted
+    dashboard = json.loads((Path(__file__).parents[2] / "serve_configs" / "grafana.json").read_text())
+    asked = {
+        name.removesuffix("_bucket")
+        for panel in dashboard["panels"]
+        for target in panel["targets"]
+        for name in re.findall(r"ray_\w+", target["expr"])
+    }
+    assert len(asked) == len(dashboard["panels"])
+    for _ in range(60):  # they are exported every few seconds
+        told = client.get("metrics").text
+        missing = {name for name in asked if f"# TYPE {name} " not in told}
+        if not missing:
+            return
+        time.sleep(1)
+    assert not missing
 
 
 # Of every route, valid ones and, where something can be wrong, as many invalid ones.

@@ -21,6 +21,7 @@ from vmr_ray.cli.common import (
     progress_bar,
     read_config,
     show_quarantined,
+    waiting,
 )
 from vmr_ray.cli.show import corpus_table, metrics_table
 
@@ -103,7 +104,10 @@ def evaluate(
     from vmr_ray.evaluate import evaluate as run
 
     settings = read_config(config, set_, {"evaluate.corpus_queries": max_queries})
-    result = run(checkpoint, features, annotations, to, settings.evaluate, report, index_, settings.search)
+    with waiting("evaluating"):
+        result = run(
+            checkpoint, features, annotations, to, settings.evaluate, report, index_, settings.search
+        )
     if as_json:
         print_json(asdict(result))
         return
