@@ -16,6 +16,7 @@ import uvicorn
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 QUERY = "the red ball spins"
+expect.set_options(timeout=30_000)
 
 
 def chromium() -> str:
@@ -74,7 +75,7 @@ def page(browser: Browser, url: str) -> Iterator[Page]:
 def search(page: Page, query: str = QUERY) -> None:
     page.fill("#query", query)
     page.press("#query", "Enter")
-    expect(page.locator("#status")).to_contain_text("moment", timeout=30_000)
+    expect(page.locator("#status")).to_contain_text("moment")
 
 
 def seconds(page: Page) -> float:
@@ -145,7 +146,7 @@ def test_a_link_opens_the_same_moment_and_back_returns(page: Page, browser: Brow
     assert "q=the+red+ball+spins" in link and "&v=" in link and "&t=" in link
     fresh = browser.new_page()
     fresh.goto(link)
-    expect(fresh.locator("#name")).to_have_text(name, timeout=30_000)
+    expect(fresh.locator("#name")).to_have_text(name)
     expect(fresh.locator("#results button").nth(2)).to_have_attribute("aria-current", "true")
     wait_for(fresh, f"Math.abs(document.getElementById('video').currentTime - {start}) < 3")
     fresh.close()
@@ -157,7 +158,7 @@ def test_a_link_opens_the_same_moment_and_back_returns(page: Page, browser: Brow
     expect(page.locator("#query")).to_have_value("")
     page.go_forward()
     expect(page.locator("#query")).to_have_value(QUERY)
-    expect(page.locator("#results button")).to_have_count(12, timeout=30_000)
+    expect(page.locator("#results button")).to_have_count(12)
 
 
 def test_the_keyboard_is_enough(page: Page):
@@ -182,7 +183,7 @@ def test_more_moments_follow(page: Page):
     search(page)
     page.click("#more")
     cards = page.locator("#results button")
-    expect(cards).not_to_have_count(12, timeout=30_000)
+    expect(cards).not_to_have_count(12)
     expect(cards.nth(12)).to_be_focused()
 
 
@@ -190,12 +191,12 @@ def test_mistakes_and_a_silent_service_are_told(page: Page):
     page.fill("#scope", "none.mp4")
     page.fill("#query", QUERY)
     page.press("#query", "Enter")
-    expect(page.locator("#status")).to_contain_text("none.mp4", timeout=30_000)
+    expect(page.locator("#status")).to_contain_text("none.mp4")
     expect(page.locator("#status")).to_contain_text("not in the index")
     page.fill("#scope", "")
     page.route("**/v1/search", lambda route: route.abort())
     page.press("#query", "Enter")
-    expect(page.locator("#status")).to_contain_text("cannot be reached", timeout=30_000)
+    expect(page.locator("#status")).to_contain_text("cannot be reached")
 
 
 def test_a_busy_service_is_asked_again(page: Page):

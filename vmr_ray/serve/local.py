@@ -86,6 +86,7 @@ def run(application: Any, patience_s: float = 120) -> None:
     Raises:
         VmrError: a part of it failed, or found no room on the cluster for `patience_s` seconds.
     """
+    import ray
     from ray import serve
     from ray.serve.schema import ApplicationStatus
 
@@ -97,8 +98,9 @@ def run(application: Any, patience_s: float = 120) -> None:
         if state.status == ApplicationStatus.RUNNING:
             return
         waiting = {name: d.message for name, d in state.deployments.items() if d.status.name != "HEALTHY"}
-        # So Ray tells a replica without a place from one that is slow to start, which may take its time.
-        if not any("to be scheduled" in message for message in waiting.values()):
+        # A machine may be slow to start a replica; one without a place to start in will never run.
+        pending = any("to be scheduled" in message for message in waiting.values())
+        if not pending or ray.available_resources().get("CPU", 0) >= 1:
             had_room = time.monotonic()
         if state.status == ApplicationStatus.DEPLOY_FAILED:
             raise VmrError(
