@@ -415,10 +415,7 @@ def stage1(index: Path, bodies: Sequence[Body], sizes: Sequence[int], folder: Pa
 
         def find(query: np.ndarray, exact: bool = False, table: Any = segments) -> tuple[float, set[int]]:
             search = table.search(query).distance_type("dot")
-            if exact:
-                search = search.bypass_vector_index()
-            else:
-                search = search.minimum_nprobes(probed).maximum_nprobes(0)
+            search = search.bypass_vector_index() if exact else search.nprobes(probed)
             began = time.perf_counter()
             found = search.select(["window_id", "_distance"]).limit(wanted).to_arrow()
             ms = 1000 * (time.perf_counter() - began)

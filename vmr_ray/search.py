@@ -233,8 +233,13 @@ class Searcher:
     def _candidates(self, vector: np.ndarray, ask: Ask) -> list[str]:
         """Stage 1: the ids of the windows that hold the nearest segments, nearest first."""
         search = self.tables["segments"].search(vector.astype(np.float32)).distance_type("dot")
-        # More partitions only if a filter leaves too few segments in these.
-        search = search.minimum_nprobes(self.config.partitions).maximum_nprobes(0)
+        if ask.video_ids is not None:
+            search = search.bypass_vector_index()  # so few segments are compared one by one
+        elif ask.filter:
+            # More partitions, if the filter leaves too few segments in these.
+            search = search.minimum_nprobes(self.config.partitions).maximum_nprobes(0)
+        else:
+            search = search.nprobes(self.config.partitions)
         wanted = []
         if ask.video_ids is not None:
             wanted.append(f"video_id IN {quoted(ask.video_ids)}")

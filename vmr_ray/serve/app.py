@@ -80,8 +80,11 @@ class Ranker:
         self.batch.set_max_batch_size(settings.batch_size)
         self.batch.set_batch_wait_timeout_s(settings.batch_wait_ms / 1000)
 
-    async def search(self, ask: Ask, encoded: tuple[str, np.ndarray | None]) -> SearchResult | VmrError:
-        name, tokens = encoded
+    async def search(
+        self, ask: Ask, encoded: tuple[str, np.ndarray | None] | None
+    ) -> SearchResult | VmrError:
+        """`encoded` is the Encoder's answer, None without one."""
+        name, tokens = encoded or ("", None)
         # While a new version is rolled out, the encoder may be of the other one.
         if name != self.searcher.predictor.info.text_encoder:
             tokens = None
@@ -155,7 +158,7 @@ class Api:
     def __init__(
         self,
         settings: ServeArgs,
-        encoder: serve.handle.DeploymentHandle,
+        encoder: serve.handle.DeploymentHandle | None,
         ranker: serve.handle.DeploymentHandle,
         ingest: serve.handle.DeploymentHandle,
     ):
@@ -166,9 +169,11 @@ class Api:
 
     async def search(self, ask: Ask) -> SearchResult | VmrError:
         # A search changes nothing: if its replica dies, another one may answer.
-        return await self._call(
-            lambda: self.ranker.search.remote(ask, self.encoder.encode.remote(ask.query)), attempts=2
-        )
+        def call() -> Any:
+            encoded = self.encoder.encode.remote(ask.query) if self.encoder else None
+            return self.ranker.search.remote(ask, encoded)
+
+        return await self._call(call, attempts=2)
 
     async def version(self) -> str:
         return await self._call(lambda: self.ranker.version.remote(), attempts=2)
@@ -250,7 +255,7 @@ def assemble(args: dict[str, Any], replicas: int | None = None) -> serve.Applica
     api, encoder, ranker = (part.options(**options) for part in parts)
     return api.bind(
         settings,
-        encoder.bind(settings),
+        encoder.bind(settings) if settings.split_encoder else None,
         ranker.bind(settings),
         Ingest.bind(settings),  # type: ignore[attr-defined]
     )

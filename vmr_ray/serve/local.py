@@ -57,6 +57,7 @@ def start(
             "index": index,
             "auth": auth,
             "key_file": str(Path(key_file).expanduser().absolute()) if key_file else None,
+            "split_encoder": False,
             "roots": [str(r) if "://" in str(r) else str(Path(r).expanduser().absolute()) for r in roots],
             **settings,
         },
