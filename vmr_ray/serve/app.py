@@ -21,6 +21,7 @@ from ray.serve.config import BackpressureConfig
 from vmr_ray.errors import VmrError
 from vmr_ray.search import Ask, SearchResult
 from vmr_ray.serve.api import UnavailableError, make_api
+from vmr_ray.serve.batching import Batcher
 from vmr_ray.serve.ingest import IngestJob, IngestQueue
 from vmr_ray.serve.models import ServeArgs
 
@@ -43,18 +44,13 @@ class Encoder:
         self.encoder = text_encoder(load_info(f"{settings.index}/checkpoint").text_encoder, settings.device)
         self.most = settings.search.max_query_chars
         self.encoder(["warm up"])
-        self.batch.set_max_batch_size(4 * settings.batch_size)
-        self.batch.set_batch_wait_timeout_s(settings.batch_wait_ms / 1000)
+        self.batched = Batcher(self.encoder, 4 * settings.batch_size)
 
     async def encode(self, query: str) -> tuple[str, np.ndarray | None]:
         """The encoder's name and the states; None for what no searcher would take."""
         if not query.strip() or len(query) > self.most:
             return self.encoder.name, None
-        return self.encoder.name, await self.batch(query.strip())
-
-    @serve.batch
-    async def batch(self, queries: list[str]) -> list[np.ndarray]:
-        return await asyncio.to_thread(self.encoder, queries)
+        return self.encoder.name, await self.batched(query.strip())
 
 
 @serve.deployment(ray_actor_options={"num_cpus": 0.5}, max_ongoing_requests=32, max_queued_requests=64)
@@ -77,8 +73,8 @@ class Ranker:
             boundaries=_BUCKETS,
             tag_keys=("stage",),
         )
-        self.batch.set_max_batch_size(settings.batch_size)
-        self.batch.set_batch_wait_timeout_s(settings.batch_wait_ms / 1000)
+        # In a thread, so that health checks are answered during a search.
+        self.batched = Batcher(self._search, settings.batch_size)
 
     async def search(
         self, ask: Ask, encoded: tuple[str, np.ndarray | None] | None
@@ -88,12 +84,7 @@ class Ranker:
         # While a new version is rolled out, the encoder may be of the other one.
         if name != self.searcher.predictor.info.text_encoder:
             tokens = None
-        return await self.batch((ask, tokens))
-
-    @serve.batch
-    async def batch(self, asks: list[tuple[Ask, np.ndarray | None]]) -> list[SearchResult | VmrError]:
-        # In a thread, so that health checks are answered during a search.
-        return await asyncio.to_thread(self._search, asks)
+        return await self.batched((ask, tokens))
 
     def _search(self, asks: list[tuple[Ask, np.ndarray | None]]) -> list[SearchResult | VmrError]:
         missing = [ask.query.strip() or "-" for ask, tokens in asks if tokens is None]

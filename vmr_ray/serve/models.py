@@ -25,7 +25,6 @@ class ServeArgs(BaseModel):
     max_upload_mb: int = Field(2048, ge=0, description="largest upload; 0: none are taken")
     timeout_s: float = Field(20.0, gt=0, description="a search that takes longer is given up with 504")
     batch_size: int = Field(8, ge=1, description="searches that one replica ranks together")
-    batch_wait_ms: float = Field(0.0, ge=0, description="how long a batch waits for more searches")
     split_encoder: bool = Field(
         True, description="queries are encoded by a deployment of its own; else by the rankers, one hop less"
     )
