@@ -30,7 +30,7 @@ CONFIG = Config(
         workers=min(2, os.cpu_count() or 1),
         cpus_per_worker=0.5,
         epochs=100,
-        max_minutes=1.6,
+        max_minutes=2.0,
         evaluate_every=10,
         lr=2e-3,
     ),
