@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import uvicorn
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
 QUERY = "the red ball spins"
 expect.set_options(timeout=30_000)
@@ -206,10 +206,24 @@ def test_mistakes_and_a_silent_service_are_told(page: Page):
     expect(page.locator("#status")).to_contain_text("cannot be reached")
 
 
+def test_a_late_list_of_videos_hides_no_mistake(page: Page):
+    late: list[Route] = []
+    page.route("**/v1/videos?*", late.append)
+    page.reload()
+    page.fill("#scope", "none.mp4")
+    page.fill("#query", QUERY)
+    page.press("#query", "Enter")
+    expect(page.locator("#status")).to_contain_text("not in the index")
+    with page.expect_response("**/v1/videos?*"):
+        late[0].continue_()
+    expect(page.locator("#videos option")).not_to_have_count(0)
+    expect(page.locator("#status")).to_contain_text("not in the index")
+
+
 def test_a_busy_service_is_asked_again(page: Page):
     refused: list[int] = []
 
-    def busy(route: Any) -> None:
+    def busy(route: Route) -> None:
         if refused:
             route.continue_()
         else:

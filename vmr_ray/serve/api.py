@@ -12,7 +12,7 @@ import mimetypes
 import os
 import tempfile
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Protocol
@@ -31,7 +31,7 @@ from vmr_ray.errors import VmrError
 from vmr_ray.search import Ask, SearchResult
 from vmr_ray.serve.auth import Gate, load_keys
 from vmr_ray.serve.ingest import IngestJob, checked_uri, upload_name, upload_place
-from vmr_ray.serve.limits import BodyLimit
+from vmr_ray.serve.limits import BodyLimit, StalledError
 from vmr_ray.serve.models import (
     AddRequest,
     BatchRequest,
@@ -58,7 +58,7 @@ RETRY_AFTER = {"Retry-After": "1"}
 
 
 class UnavailableError(Exception):
-    """Too many requests, or a replica died: the same request may succeed a second later."""
+    """Too much to do, or a replica died: the same request may succeed a second later."""
 
 
 class Backend(Protocol):
@@ -88,7 +88,7 @@ def make_api(settings: ServeArgs, backend: Backend) -> FastAPI:
             }.items()
         },
     )
-    api.add_middleware(BodyLimit, limit=MAX_BODY, streamed=_is_upload)
+    api.add_middleware(BodyLimit, limit=MAX_BODY, idle_s=settings.idle_s, streamed=_is_upload)
     api.add_middleware(Gate, keys=load_keys(settings.key_file) if settings.auth == "keys" else None)
     looking = asyncio.Semaphore(2)  # decoders that make pictures and clips at one time
 
@@ -108,9 +108,9 @@ def make_api(settings: ServeArgs, backend: Backend) -> FastAPI:
     async def busy(_: Request, error: UnavailableError) -> JSONResponse:
         return JSONResponse({"error": "busy: try again in a second"}, status_code=503, headers=RETRY_AFTER)
 
-    @api.exception_handler(TimeoutError)
-    async def late(_: Request, error: TimeoutError) -> JSONResponse:
-        return JSONResponse({"error": f"not done within {settings.timeout_s:g} s"}, status_code=504)
+    @api.exception_handler(StalledError)
+    async def stalled(_: Request, error: StalledError) -> JSONResponse:
+        return JSONResponse({"error": str(error)}, status_code=408)
 
     @api.exception_handler(Exception)
     async def broken(_: Request, error: Exception) -> JSONResponse:
@@ -129,7 +129,7 @@ def make_api(settings: ServeArgs, backend: Backend) -> FastAPI:
             offset=offset,
             saliency="saliency" in request.include,
         )
-        found = await _within(backend.search(ask), settings.timeout_s)
+        found = await backend.search(ask)
         if isinstance(found, VmrError):
             raise found
         after = offset + request.top_k
@@ -343,7 +343,7 @@ def make_api(settings: ServeArgs, backend: Backend) -> FastAPI:
     async def readyz() -> Health:
         """A search would be answered now."""
         try:
-            return Health(status="ok", model_version=await _within(backend.version(), 5))
+            return Health(status="ok", model_version=await asyncio.wait_for(backend.version(), 5))
         except TimeoutError:
             raise UnavailableError from None
 
@@ -378,10 +378,6 @@ def _is_upload(scope: Any) -> bool:
         return False
     kind = next((v.decode("latin-1") for k, v in scope["headers"] if k == b"content-type"), "")
     return kind.partition(";")[0].strip().lower() not in ("", "application/json")
-
-
-async def _within(work: Awaitable[Any], seconds: float) -> Any:
-    return await asyncio.wait_for(work, seconds)
 
 
 def _told(errors: Sequence[Any], skip: int = 1) -> str:

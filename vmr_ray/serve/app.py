@@ -10,13 +10,19 @@ serve run serve_configs/local.yaml        # import_path: vmr_ray.serve.app:build
 
 # No `from __future__ import annotations` here: Serve reads the types themselves, also in a replica.
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import numpy as np
 from fastapi import FastAPI
 from ray import serve
+from ray.exceptions import RayActorError
 from ray.serve.config import BackpressureConfig
+from ray.serve.exceptions import (
+    BackPressureError,
+    DeploymentUnavailableError,
+    ReplicaUnavailableError,
+)
 
 from vmr_ray.errors import VmrError
 from vmr_ray.search import Ask, SearchResult
@@ -25,9 +31,10 @@ from vmr_ray.serve.batching import Batcher
 from vmr_ray.serve.ingest import IngestJob, IngestQueue
 from vmr_ray.serve.models import ServeArgs
 
+_DEATHS = (RayActorError, DeploymentUnavailableError, ReplicaUnavailableError)
+_BUCKETS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000]  # milliseconds
+
 # Shares of a core are what keeps a laptop with two of them going; a config file sets others.
-# Milliseconds.
-_BUCKETS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000]
 
 
 @serve.deployment(ray_actor_options={"num_cpus": 0.25}, max_ongoing_requests=128, max_queued_requests=128)
@@ -159,27 +166,26 @@ class Api:
         return make_api(self.settings, self)
 
     async def search(self, ask: Ask) -> SearchResult | VmrError:
-        # A search changes nothing: if its replica dies, another one may answer.
         def call() -> Any:
             encoded = self.encoder.encode.remote(ask.query) if self.encoder else None
             return self.ranker.search.remote(ask, encoded)
 
-        return await self._call(call, attempts=2)
+        return await self._read(call)
 
     async def version(self) -> str:
-        return await self._call(lambda: self.ranker.version.remote(), attempts=2)
+        return await self._read(lambda: self.ranker.version.remote())
 
     async def videos(self, video_ids: Sequence[str] | None = None) -> list[dict[str, Any]]:
-        return await self._call(lambda: self.ranker.videos.remote(video_ids), attempts=2)
+        return await self._read(lambda: self.ranker.videos.remote(video_ids))
 
     async def add(self, video_id: str, uri: str, metadata: dict[str, Any]) -> IngestJob:
-        return await self._call(lambda: self.ingest.add.remote(video_id, uri, metadata))
+        return await self._write(self.ingest.add, video_id, uri, metadata)
 
     async def job(self, job_id: str) -> IngestJob | None:
-        return await self._call(lambda: self.ingest.job.remote(job_id), attempts=2)
+        return await self._read(lambda: self.ingest.job.remote(job_id))
 
     async def delete(self, video_id: str) -> None:
-        await self._call(lambda: self.ingest.delete.remote(video_id))
+        await self._write(self.ingest.delete, video_id)
 
     async def metrics(self) -> str:
         import httpx
@@ -200,26 +206,24 @@ class Api:
             if line.removeprefix("# HELP ").removeprefix("# TYPE ").startswith(("ray_vmr_", "ray_serve_"))
         )
 
-    async def _call(self, call: Any, attempts: int = 1) -> Any:
-        from ray.exceptions import RayActorError
-        from ray.serve.exceptions import (
-            BackPressureError,
-            DeploymentUnavailableError,
-            ReplicaUnavailableError,
-        )
-
-        for attempt in range(1, attempts + 1):
+    async def _read(self, call: Callable[[], Awaitable[Any]]) -> Any:
+        """Nothing changes: if the replica dies, another one may answer, and nobody waits for ever."""
+        for attempt in (1, 2):
             try:
-                answer = await call()
-            except BackPressureError:
+                return await asyncio.wait_for(call(), self.settings.timeout_s)
+            except (TimeoutError, BackPressureError):
                 raise UnavailableError from None
-            except (RayActorError, DeploymentUnavailableError, ReplicaUnavailableError):
-                if attempt == attempts:
+            except _DEATHS:
+                if attempt == 2:
                     raise UnavailableError from None
                 await asyncio.sleep(0.05)
-            else:
-                break
-        if isinstance(answer, VmrError) and attempts == 1:
+
+    async def _write(self, method: Any, *args: Any) -> Any:
+        try:
+            answer = await method.remote(*args)
+        except (BackPressureError, *_DEATHS):
+            raise UnavailableError from None
+        if isinstance(answer, VmrError):
             raise answer
         return answer
 

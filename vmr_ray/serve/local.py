@@ -70,7 +70,8 @@ def start(
     check_weights(checkpoint, load_info(checkpoint))
     serve.start(
         proxy_location="HeadOnly",
-        http_options={"host": host, "port": port, "request_timeout_s": 30},
+        # No limit to a whole request: it would cut long uploads and videos. The service has its own limits.
+        http_options={"host": host, "port": port, "request_timeout_s": None},
         logging_config={"log_level": logging.WARNING, "enable_access_log": False},
     )
     try:

@@ -23,7 +23,8 @@ class ServeArgs(BaseModel):
         (), description="directories and URI prefixes from which videos may be added; default: none"
     )
     max_upload_mb: int = Field(2048, ge=0, description="largest upload; 0: none are taken")
-    timeout_s: float = Field(20.0, gt=0, description="a search that takes longer is given up with 504")
+    timeout_s: float = Field(20.0, gt=0, description="a search that takes longer is given up with 503")
+    idle_s: float = Field(30.0, gt=0, description="a body of which nothing comes for so long is given up")
     batch_size: int = Field(8, ge=1, description="searches that one replica ranks together")
     split_encoder: bool = Field(
         True, description="queries are encoded by a deployment of its own; else by the rankers, one hop less"

@@ -157,13 +157,13 @@ async function count() {
   try {
     const { videos, next_page_token: more } = await call("v1/videos?limit=1000");
     $("videos").replaceChildren(...videos.map(v => new Option(v.video_id)));
-    if (asked) return;
+    if ($("start").hidden) return; // a search has more to tell
     $("status").className = "";
     $("status").textContent = videos.length
       ? `${more ? "More than 1000" : videos.length} video${videos.length === 1 ? "" : "s"} to search.`
       : "There is no video yet: add one.";
   } catch (error) {
-    if (asked) return;
+    if ($("start").hidden) return;
     $("status").className = "failed";
     $("status").textContent = error.message;
   }
