@@ -241,8 +241,12 @@ def _ended(history: list[dict[str, float]], config: TrainConfig) -> Ended:
 
 def _claim_cpus(config: TrainConfig) -> float:
     """CPUs that a training process claims of Ray: less than asked for, and not all, if they are few."""
+    import ray
+
     from vmr_ray.runtime import cluster_cpus
 
+    if not ray.cluster_resources().get("CPU"):  # all machines are yet to come
+        return config.cpus_per_worker
     return min(
         config.cpus_per_worker, max(0.25, (cluster_cpus() - 1) / (config.min_workers or config.workers))
     )
