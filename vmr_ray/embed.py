@@ -32,6 +32,7 @@ from vmr_ray.sources import LocalCopies, filesystem, find_videos, is_remote
 # A part needs its share of the file: a header may claim any length.
 _LEAST_PART = 4 << 20  # bytes
 _TYPICAL_RATE = 500_000  # bytes a second: how long a file is that lies elsewhere
+_WRITERS = 8  # at most, unless there are more encoders
 _DIVIDED = "divided"  # the stage of a part that failed: the video is decoded again, in one
 
 _VIDEO = [("video_id", pa.string()), ("uri", pa.string()), ("fingerprint", pa.string()), ("size", pa.int64())]
@@ -139,9 +140,9 @@ def _run(queue: list[Video], root: str, config: EmbedConfig, divide: bool) -> It
     device = "cuda" if gpus else "cpu"
     dataset = _stage(dataset, _Decode, (config,), decoding, share)
     dataset = _stage(dataset, _Encode, (config, device), encoding, 0 if gpus else share, gpus)
-    return iter(
-        _stage(dataset, _Write, (root,), ActorPoolStrategy(min_size=1, max_size=encoders)).iter_rows()
-    )
+    # Writers claim no CPU, so nothing else would end their growth.
+    writing = ActorPoolStrategy(min_size=1, max_size=max(encoders, _WRITERS))
+    return iter(_stage(dataset, _Write, (root,), writing).iter_rows())
 
 
 def _stage(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import sys
 from collections.abc import Sequence
@@ -104,9 +105,8 @@ def evaluate(
     """
     import pyarrow.parquet as pq
     import ray
-    from ray.data import ActorPoolStrategy
 
-    from vmr_ray.runtime import cluster_cpus, connect
+    from vmr_ray.runtime import connect, growing_pool
 
     config = config or EvaluateConfig()
     info = load_info(checkpoint)
@@ -134,16 +134,16 @@ def evaluate(
         for i, video in enumerate(videos)
     ]
     connect()
-    workers = min(cluster_cpus(), -(-len(items) // config.batch_videos))
+    tasks = math.ceil(len(items) / config.batch_videos)
     batches = (
-        ray.data.from_items(items, override_num_blocks=min(len(items), 4 * workers))
+        ray.data.from_items(items, override_num_blocks=min(tasks, 1000))
         .map_batches(
             _Retrieve,
             batch_size=config.batch_videos,
             batch_format="pyarrow",
             fn_constructor_args=(str(checkpoint), store.root, config),
-            compute=ActorPoolStrategy(size=workers),
-            num_cpus=0.5,
+            compute=growing_pool(tasks),
+            num_cpus=1,
         )
         .iter_batches(batch_size=None, batch_format="pyarrow")
     )

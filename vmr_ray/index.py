@@ -10,6 +10,7 @@ INDEX/checkpoint/       the checkpoint that made them, so that an index is all t
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -50,6 +51,7 @@ _ROW = pa.schema(
 )
 _WINDOW = ["window_id", "video_id", "edges", "states", "core"]
 _VIDEO = ["video_id", "uri", "version", "metadata", "duration", "frames", "partial"]
+_VIDEOS = 8  # that are encoded at once
 _TABLES = ("videos", "windows", "segments", "deleted")
 Metadata = Mapping[str, str | int | float | bool]
 
@@ -315,11 +317,9 @@ def _encode(
     config: IndexConfig,
 ) -> Iterator[pa.Table]:
     import ray
-    from ray.data import ActorPoolStrategy
 
-    from vmr_ray.runtime import cluster_cpus
+    from vmr_ray.runtime import growing_pool
 
-    workers = min(cluster_cpus(), len(todo))
     return iter(
         ray.data.from_items(
             [{"files": list(f), "metadata": notes[video]} for video, f in todo.items()],
@@ -327,11 +327,11 @@ def _encode(
         )
         .map_batches(
             _Index,
-            batch_size=8,
+            batch_size=_VIDEOS,
             batch_format="pyarrow",
             fn_constructor_args=(root, f"{out}/checkpoint", config),
-            compute=ActorPoolStrategy(size=workers),
-            num_cpus=0.5,
+            compute=growing_pool(math.ceil(len(todo) / _VIDEOS)),
+            num_cpus=1,
         )
         .iter_batches(batch_size=None, batch_format="pyarrow")
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -78,9 +79,8 @@ def prepare(
 ) -> Prepared:
     """Write the training rows of `groups` once; a finished directory of the same content is reused."""
     import ray
-    from ray.data import ActorPoolStrategy
 
-    from vmr_ray.runtime import cluster_cpus
+    from vmr_ray.runtime import growing_pool
 
     items = [
         {
@@ -109,8 +109,8 @@ def prepare(
             batch_size=_VIDEOS,
             batch_format="pyarrow",
             fn_constructor_args=(store.root, text_name),
-            compute=ActorPoolStrategy(size=min(cluster_cpus(), len(items))),
-            num_cpus=0.5,
+            compute=growing_pool(math.ceil(len(items) / _VIDEOS)),
+            num_cpus=1,
         ).write_parquet(out)
     with filesys.open_output_stream(marker) as stream:
         stream.write(b"")

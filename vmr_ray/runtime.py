@@ -9,7 +9,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ray.data import ActorPoolStrategy
 
 
 def connect(verbose: bool = False, **options: Any) -> None:
@@ -69,10 +72,20 @@ def _address() -> str | None:
 
 
 def cluster_cpus() -> int:
-    """CPUs of the whole cluster, at least 1."""
+    """CPUs of the whole cluster as it is now, at least 1: workers may be yet to come."""
     import ray
 
     return max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+
+def growing_pool(tasks: int) -> ActorPoolStrategy:
+    """A worker for each CPU that there is now, and for each that joins later, at most one a task.
+
+    The workers must claim a CPU each: that is what ends the growth, and what lets the cluster grow.
+    """
+    from ray.data import ActorPoolStrategy
+
+    return ActorPoolStrategy(min_size=min(cluster_cpus(), tasks), max_size=tasks)
 
 
 def cluster_gpus() -> float:

@@ -135,23 +135,22 @@ def _identity(rows: list[Annotation]) -> str:
     return hashlib.sha256(repr(rows).encode()).hexdigest() if rows else ""
 
 
+# How long and on how many machines to train may change between two calls of one run.
+_FREE = (
+    *("epochs", "max_minutes", "patience", "track"),
+    *("workers", "min_workers", "use_gpu", "cpus_per_worker"),
+)
+
+
+def identity(config: Config) -> dict[str, Any]:
+    """The settings that make two runs different ones."""
+    return config.model_dump(mode="json", include={"model", "train"}, exclude={"train": set(_FREE)})
+
+
 def _claim(out: str, config: Config, inputs: dict[str, str]) -> None:
     """Write OUT/run.json, or check that the run there is the same one."""
     filesys, path = filesystem(out)
-    # How long and on how many machines to train may change between two calls of one run.
-    settings = config.model_dump(mode="json", include={"model", "train"})
-    for free in (
-        "epochs",
-        "max_minutes",
-        "patience",
-        "track",
-        "workers",
-        "min_workers",
-        "use_gpu",
-        "cpus_per_worker",
-    ):
-        settings["train"].pop(free)
-    wanted = {"inputs": inputs, **settings}
+    wanted = {"inputs": inputs, **identity(config)}
     try:
         with filesys.open_input_stream(f"{path}/run.json") as stream:
             found = json.loads(stream.read())
@@ -242,8 +241,12 @@ def _ended(history: list[dict[str, float]], config: TrainConfig) -> Ended:
 
 def _claim_cpus(config: TrainConfig) -> float:
     """CPUs that a training process claims of Ray: less than asked for, and not all, if they are few."""
+    import ray
+
     from vmr_ray.runtime import cluster_cpus
 
+    if not ray.cluster_resources().get("CPU"):  # all machines are yet to come
+        return config.cpus_per_worker
     return min(
         config.cpus_per_worker, max(0.25, (cluster_cpus() - 1) / (config.min_workers or config.workers))
     )

@@ -6,17 +6,17 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.nodes import descendants, kill_tree
 from vmr_ray.checkpoint import load_network
 from vmr_ray.config import EmbedConfig
 from vmr_ray.embed import embed
@@ -45,22 +45,6 @@ def run_and_kill(arguments: list[str], reached: Callable[[], bool], tmp_path: Pa
             # The driver and every process that it started, workers and raylet alike.
             kill_tree(process.pid)
             process.wait()
-
-
-def descendants(pid: int) -> list[int]:
-    children: dict[int, list[int]] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parent = int(stat.read_text().rpartition(")")[2].split()[1])
-        except (OSError, IndexError):
-            continue
-        children.setdefault(parent, []).append(int(stat.parent.name))
-    found, queue = [], [pid]
-    while queue:
-        below = children.get(queue.pop(), [])
-        found += below
-        queue += below
-    return found
 
 
 def test_embed_goes_on_after_a_kill(features: Path, world, tmp_path: Path):
@@ -112,81 +96,8 @@ def test_a_killed_worker_costs_nothing(cluster, features, world, tmp_path: Path,
     assert files_of(tmp_path) == files_of(features)
 
 
-def test_a_lost_node_costs_nothing(features: Path, world, tmp_path: Path):
-    """Two nodes; one is killed with all its workers in the middle. What is not there the next run does."""
-    out, port = tmp_path / "features", free_port()
-    with node("--head", f"--port={port}", "--include-dashboard=false") as head:
-        wait_for(port)
-        with node(f"--address=127.0.0.1:{port}") as second:
-            env = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_ADDRESS": f"127.0.0.1:{port}"}
-            command = [Path(sys.executable).parent / "vmr", "embed", world.videos, "--out", out, "--json"]
-            wait_for_nodes(2, env)
-            first = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-            deadline = time.monotonic() + 240
-            while len(list(out.rglob("*.parquet"))) < 2:
-                assert first.poll() is None and time.monotonic() < deadline, first.communicate()
-                time.sleep(0.02)
-            kill_tree(second.pid)
-            said, complaint = first.communicate(timeout=300)
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr
-        summary = json.loads(done.stdout)
-        assert summary["embedded"] + summary["skipped"] == 9, (said, complaint, done.stderr)
-        assert summary["skipped"] >= 2 and not summary["quarantined"]
-        assert head.poll() is None
-    assert files_of(out) == files_of(features)
-
-
 def files_of(store: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in (store / "chunks").rglob("*.parquet")}
-
-
-@contextlib.contextmanager
-def node(*options: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A Ray node of one CPU; it ends with all its processes."""
-    command = [Path(sys.executable).parent / "ray", "start", *options, "--num-cpus=1", "--block"]
-    env = {**os.environ, "RAY_AUTH_MODE": "disabled"}
-    process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        yield process
-    finally:
-        kill_tree(process.pid)
-        process.wait()
-
-
-def kill_tree(pid: int) -> None:
-    for each in [*descendants(pid), pid]:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(each, signal.SIGKILL)
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-def wait_for(port: int) -> None:
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            return
-        except OSError:
-            assert time.monotonic() < deadline, "the head does not start"
-            time.sleep(0.2)
-
-
-def wait_for_nodes(count: int, env: dict[str, str]) -> None:
-    code = f"""
-import ray, time
-ray.init(logging_level="ERROR")
-end = time.monotonic() + 90
-while sum(node["Alive"] for node in ray.nodes()) < {count}:
-    assert time.monotonic() < end
-    time.sleep(0.2)
-"""
-    subprocess.run([sys.executable, "-c", code], env=env, check=True, timeout=120, capture_output=True)
 
 
 def test_training_resumes_after_a_kill(features: Path, world, tmp_path: Path):

@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.faults.test_kills import descendants
+from tests.nodes import descendants
 
 ASK = {"query": "the red ball spins", "top_k": 3}
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.faults.test_kills import descendants
+from tests.nodes import descendants
 from vmr_ray.checkpoint import load_network
 from vmr_ray.config import Config, ModelConfig, TrainConfig
 from vmr_ray.train import train

@@ -53,6 +53,11 @@ def result(log: str) -> dict:
     return json.loads([line for line in log.splitlines() if line.startswith("{")][-1])
 
 
+def statuses(log: str) -> dict[str, str]:
+    """Of every step of a pipeline."""
+    return {name: step["status"] for name, step in result(log)["steps"].items()}
+
+
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     port, dashboard = free_port(), free_port()
@@ -95,26 +100,37 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
 
 
 def test_jobs_run_the_whole_way(head: Head, world, tmp_path: Path):
-    features, run, index = (str(tmp_path / name) for name in ("features", "run", "index"))
+    """The pipeline fails in the middle, goes on there, and repeats only what changed; then it is served."""
     small = ["--set", "model.dim=32", "--set", "model.heads=2", "--set", "train.cpus_per_worker=0.5"]
+    job = [
+        "jobs/pipeline.py",
+        str(world.videos),
+        "--annotations",
+        str(world.train),
+        "--test",
+        str(world.test),
+    ]
+    job += ["--out", str(tmp_path / "out"), "--set", "train.epochs=1", *small]
 
-    code, log = head.submit("jobs/embed.py", str(world.videos), "--out", features)
-    assert code == 0, log
-    assert result(log)["embedded"] == 9
+    code, log = head.submit(*job, "--set", "train.workers=100")
+    assert code != 0 and "exit code 2" in log and "Traceback" not in log, log
+    assert statuses(log) == {"embed": "done", "train": "failed", "evaluate": "pending", "index": "pending"}
+    assert "use fewer workers" in result(log)["steps"]["train"]["error"]
 
-    train = ["jobs/train.py", features, "--annotations", str(world.train), "--out", run, "--epochs", "1"]
-    code, log = head.submit(*train, *small)
+    code, log = head.submit(*job)
     assert code == 0, log
-    assert load_network(result(log)["best"])[1].epoch == 1
+    assert statuses(log) == {"embed": "skipped", "train": "done", "evaluate": "done", "index": "done"}
+    first = result(log)
+    assert load_network(first["checkpoint"])[1].epoch == 1
+    assert first["steps"]["embed"]["result"]["embedded"] == 9
+    assert set(first["steps"]["evaluate"]["result"]) >= {"model", "constant", "shuffled"}
+    assert first["steps"]["index"]["result"]["videos"] == 9
 
-    checkpoint = ["--checkpoint", f"{run}/best"]
-    code, log = head.submit("jobs/evaluate.py", features, "--annotations", str(world.test), *checkpoint)
+    code, log = head.submit(*job, "--set", "evaluate.nms=0.4")
     assert code == 0, log
-    assert set(result(log)) >= {"model", "constant", "shuffled"}
-
-    code, log = head.submit("jobs/index.py", features, *checkpoint, "--out", index)
-    assert code == 0, log
-    assert result(log)["videos"] == 9
+    assert statuses(log) == {"embed": "skipped", "train": "skipped", "evaluate": "done", "index": "skipped"}
+    index = result(log)["index"]
+    assert index == first["index"]
 
     port = free_port()
     config = yaml.safe_load((ROOT / "serve_configs" / "local.yaml").read_text())

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from pyarrow import fs
 
+from tests import moto
 from vmr_ray.config import EmbedConfig
 from vmr_ray.embed import embed
 from vmr_ray.errors import VmrError
@@ -24,30 +19,11 @@ from vmr_ray.sources import LocalCopies, filesystem, find_videos
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[str]:
     """`s3://...{}...` with a place for the path; the options make the URI reach the server."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    server = subprocess.Popen(
-        [Path(sys.executable).parent / "moto_server", "-H", "127.0.0.1", "-p", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "MOTO_ALLOW_NONEXISTENT_REGION": "true"},
-    )
-    try:
-        deadline = time.monotonic() + 60
-        while True:
-            with contextlib.suppress(OSError):
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
-                break
-            assert server.poll() is None and time.monotonic() < deadline, "the server does not start"
-            time.sleep(0.1)
+    with moto.server() as port:
         uri = f"s3://key:secret@archive{{}}?endpoint_override=127.0.0.1:{port}&scheme=http&region=us-east-1"
         root, _ = fs.FileSystem.from_uri(f"{uri.format('')}&allow_bucket_creation=true")
         root.create_dir("archive")
         yield uri
-    finally:
-        server.kill()
-        server.wait()
 
 
 def upload(bucket: str, source: Path, name: str) -> None:

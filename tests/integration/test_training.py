@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from tests.faults.test_kills import descendants
+from tests.nodes import descendants
 from vmr_ray.checkpoint import load_info
 from vmr_ray.config import Config
 from vmr_ray.loop import Rows

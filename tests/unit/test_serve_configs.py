@@ -8,23 +8,12 @@ import pytest
 import yaml
 from ray.serve.schema import ServeDeploySchema
 
+from tests.yamls import unknown_keys
 from vmr_ray.config import validated
 from vmr_ray.serve.app import Api, Encoder, Ingest, Ranker
 from vmr_ray.serve.models import ServeArgs
 
 CONFIGS = sorted((Path(__file__).parents[2] / "serve_configs").glob("*.yaml"))
-
-
-def unknown_keys(given: object, known: object, where: str = "") -> list[str]:
-    """Keys of `given` that did not survive the parse into `known`."""
-    if isinstance(given, dict) and isinstance(known, dict):
-        lost = [f"{where}{key}" for key in given if key not in known]
-        return lost + [
-            k for key in given if key in known for k in unknown_keys(given[key], known[key], f"{where}{key}.")
-        ]
-    if isinstance(given, list) and isinstance(known, list):
-        return [k for a, b in zip(given, known, strict=True) for k in unknown_keys(a, b, where)]
-    return []
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from vmr_ray import __version__
-from vmr_ray.cli import archive, doctor, features, find, learn, up  # noqa: F401  (each adds its verbs)
+from vmr_ray.cli import archive, doctor, features, find, learn, pipeline, up  # noqa: F401  (each adds its verbs)
 from vmr_ray.cli.common import app, err, out, plain
 from vmr_ray.errors import VmrError
 

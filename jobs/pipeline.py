@@ -1,0 +1,14 @@
+"""Videos + annotations -> index: embed, train, evaluate and index, in one job.
+
+    ray job submit --working-dir . -- python jobs/pipeline.py s3://archive/videos \\
+        --annotations train.jsonl --test test.jsonl --out s3://archive/vmr
+
+The same command goes on at the step that failed. The flags are those of `vmr pipeline`, and may stand in
+the section `pipeline` of a `--config` file; the last line printed is every step's result as JSON.
+Exit codes: 0 done, 1 the work failed, 2 a mistake in the input.
+"""
+
+from vmr_ray.cli import run_job
+
+if __name__ == "__main__":
+    run_job("pipeline")
