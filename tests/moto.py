@@ -11,6 +11,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+from pyarrow import fs
+
 
 @contextlib.contextmanager
 def server() -> Iterator[int]:
@@ -36,3 +39,23 @@ def server() -> Iterator[int]:
     finally:
         process.kill()
         process.wait()
+
+
+@contextlib.contextmanager
+def bucket(name: str) -> Iterator[dict[str, str]]:
+    """An S3 bucket; yields the environment in which `s3://NAME/...` is in it."""
+    with server() as port:
+        env = {
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+            "AWS_ALLOW_HTTP": "true",  # LanceDB asks
+            "AWS_ACCESS_KEY_ID": "key",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+            "AWS_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+        with pytest.MonkeyPatch.context() as patch:
+            for key, value in env.items():
+                patch.setenv(key, value)
+            root, _ = fs.FileSystem.from_uri(f"s3://{name}?allow_bucket_creation=true")
+            root.create_dir(name)
+            yield env

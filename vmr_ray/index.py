@@ -204,12 +204,14 @@ def open_tables(index: str) -> dict[str, Any]:
     """The tables videos, windows, segments and deleted of an index; they follow what others write to it.
 
     Raises:
-        VmrError: there is no index.
+        VmrError: there is no index, or it cannot be reached.
     """
     try:
         connection = _connection(index)
         return {name: connection.open_table(name) for name in _TABLES}
-    except (ValueError, OSError, RuntimeError):
+    except (ValueError, OSError, RuntimeError) as error:
+        if not isinstance(error, OSError) and "was not found" not in str(error):
+            raise VmrError(f"cannot read the index {index}: {' '.join(str(error).split())[:500]}") from None
         raise VmrError(
             f"no index at {index}: make one with `vmr index FEATURES --checkpoint RUN/best --out {index}`"
         ) from None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -14,6 +13,8 @@ from typing import Any
 import pytest
 import uvicorn
 from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
+
+from tests.nodes import free_port
 
 QUERY = "the red ball spins"
 expect.set_options(timeout=30_000)
@@ -25,12 +26,6 @@ def chromium() -> str:
         if path := shutil.which(name):
             return path
     pytest.fail("there is no Chromium: `make browser` installs it, or name one in CHROMIUM")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="module")

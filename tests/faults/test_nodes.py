@@ -1,39 +1,103 @@
-"""Several nodes: a head without CPUs, workers that come, and one that is lost in the middle."""
+"""Several nodes: jobs as on a cluster, on a head without CPUs, workers that come, and some that are lost.
+
+What they make goes to object storage: a server on loopback that speaks S3's protocol.
+
+The tests build on each other: what one has made, the next one goes on with.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack
-from pathlib import Path
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
 
+import httpx
 import pytest
+import yaml
+from pyarrow import fs
 
-from tests.nodes import descendants, head, kill_tree, worker
+from tests import moto
+from tests import nodes as several
+from tests.nodes import ROOT, Cluster, Node, descendants, free_port, titles
 from vmr_ray.checkpoint import load_network
+from vmr_ray.config import Config, ModelConfig, TrainConfig
 from vmr_ray.features import FeatureStore
-from vmr_ray.search import Searcher
+from vmr_ray.sources import filesystem
+from vmr_ray.train import train
 
-COPIES = 4  # of each video under other names: there must be a middle
+COPIES = 2  # of each video under other names: there must be a middle
+EVERY = 20  # epochs from one checkpoint to the next
+SMALL = ("model.dim=32", "model.heads=2", "train.cpus_per_worker=0.5", f"train.evaluate_every={EVERY}")
 
 
-class Nodes:
-    """A cluster, and the workers that have joined it."""
+OUT = "s3://archive/out"
 
-    def __init__(self, address: str, stack: ExitStack):
-        self.address, self._stack = address, stack
-        self.env = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_ADDRESS": address}
-        self.workers: list[subprocess.Popen[bytes]] = []
 
-    def join(self) -> subprocess.Popen[bytes]:
-        """One more node of one CPU."""
-        self.workers.append(self._stack.enter_context(worker(self.address)))
-        return self.workers[-1]
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Cluster]:
+    with moto.bucket("archive") as env, several.cluster(env) as nodes:
+        yield nodes
+
+
+@pytest.fixture(scope="module")
+def videos(world, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The world's videos and their copies."""
+    folder = tmp_path_factory.mktemp("nodes") / "videos"
+    folder.mkdir()
+    for video in world.videos.glob("*.mp4"):
+        (folder / video.name).hardlink_to(video)
+        for copy in range(COPIES):
+            (folder / f"copy{copy}_{video.name}").hardlink_to(video)
+    return folder
+
+
+def results(pattern: str) -> list[str]:
+    """URIs of what the pipeline has made so far."""
+    bucket, path = filesystem(OUT)
+    found = bucket.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
+    return [f"s3://{info.path}" for info in found if PurePosixPath(info.path).match(f"{path}/{pattern}")]
+
+
+class Job:
+    """The pipeline as a job; its settings may differ from call to call."""
+
+    def __init__(self, nodes: Cluster, world: Any, videos: Path, *settings: str):
+        command = [sys.executable, "jobs/pipeline.py", videos, "-a", world.train, "--test", world.test]
+        command += ["-o", OUT]
+        for value in (*SMALL, *settings):
+            command += ["--set", value]
+        submit = ["ray", "job", "submit", "--working-dir", ".", "--", *command]
+        self._done: list[subprocess.CompletedProcess[str]] = []
+        self._thread = threading.Thread(target=lambda: self._done.append(nodes.run(*map(str, submit))))
+        self._thread.start()
+
+    def wait_for(self, condition: Callable[[], Any]) -> None:
+        """Until it is at a certain point."""
+        deadline = time.monotonic() + 240
+        while not condition():
+            assert self._thread.is_alive(), self._done[0].stdout + self._done[0].stderr
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    def end(self) -> tuple[int, dict[str, Any], str]:
+        """Exit code of `ray job submit`, the outcome that the job printed last, and its log."""
+        self._thread.join()
+        done = self._done[0]
+        log = done.stdout + done.stderr
+        lines = [line for line in log.splitlines() if line.startswith("{")]
+        assert lines, log
+        return done.returncode, json.loads(lines[-1]), log
+
+
+def statuses(outcome: dict[str, Any]) -> dict[str, str]:
+    return {name: step["status"] for name, step in outcome["steps"].items()}
 
 
 def digests(store: str | Path) -> dict[str, str]:
@@ -41,25 +105,6 @@ def digests(store: str | Path) -> dict[str, str]:
     return {
         v.video_id: hashlib.sha256(v.features.tobytes()).hexdigest() for v in FeatureStore.open(str(store))
     }
-
-
-def works(process: subprocess.Popen[bytes]) -> bool:
-    """Whether a worker on this node has its decoder, which is a process below it."""
-    for pid in descendants(process.pid):
-        try:
-            title = Path(f"/proc/{pid}/cmdline").read_text()
-        except OSError:
-            continue
-        if "(_All)" in title and descendants(pid):
-            return True
-    return False
-
-
-@pytest.fixture(scope="module")
-def nodes() -> Iterator[Nodes]:
-    """A head that takes no work. The tests let workers join."""
-    with head() as address, ExitStack() as workers:
-        yield Nodes(address, workers)
 
 
 GROWS = """
@@ -85,58 +130,50 @@ for row in data.map_batches(Where, batch_size=1, compute=growing_pool(600), num_
 """
 
 
-def test_pools_begin_without_a_cpu_and_grow(nodes: Nodes):
+def test_pools_begin_without_a_cpu_and_grow(nodes: Cluster):
     command = [sys.executable, "-c", GROWS]
-    with subprocess.Popen(command, env=nodes.env, stdout=subprocess.PIPE, text=True) as run:
-        assert run.stdout and run.stdout.readline() == "begins\n"
-        nodes.join()
-        nodes.join()
-        said, _ = run.communicate(timeout=240)
+    with subprocess.Popen(command, cwd=ROOT, env=nodes.env, stdout=subprocess.PIPE, text=True) as run:
+        try:
+            assert run.stdout and run.stdout.readline() == "begins\n"
+            nodes.join()
+            nodes.join()
+            said, _ = run.communicate(timeout=240)
+        finally:
+            run.kill()
     assert said.startswith("grown\n"), said
 
 
-def test_a_lost_node_changes_nothing(nodes: Nodes, features: Path, world, tmp_path: Path):
-    """The pipeline on two nodes; one is killed with all its workers in the middle, another one joins."""
-    videos, out = tmp_path / "videos", tmp_path / "out"
-    videos.mkdir()
-    for video in world.videos.glob("*.mp4"):
-        (videos / video.name).hardlink_to(video)
-        for copy in range(COPIES):
-            (videos / f"copy{copy}_{video.name}").hardlink_to(video)
+def embeds(node: Node) -> bool:
+    """Whether a worker on this node has its decoder, which is a process below it."""
+    return any("(_All)" in title and descendants(pid) for pid, title in titles(node.pid).items())
+
+
+def test_a_node_lost_in_embedding_changes_nothing(nodes: Cluster, features: Path, world, videos: Path):
+    """And then the pipeline fails for a mistake in the input, which ends the job with its own exit code."""
     count = 9 * (1 + COPIES)
-    command = [
-        Path(sys.executable).parent / "vmr",
-        "pipeline",
-        videos,
-        "-a",
-        world.train,
-        "-o",
-        out,
-        "--json",
-    ]
-    for value in ("model.dim=32", "model.heads=2", "train.epochs=1", "train.cpus_per_worker=0.5"):
-        command += ["--set", value]
 
-    first, second = nodes.workers or [nodes.join(), nodes.join()]
-    run = subprocess.Popen(command, env=nodes.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        deadline = time.monotonic() + 240
-        while not (works(first) and works(second) and list(out.rglob("*.parquet"))):
-            assert run.poll() is None and time.monotonic() < deadline, "the nodes do not work"
-            time.sleep(0.02)
-        kill_tree(second.pid)
-        there = len(list(out.rglob("*.parquet")))
-        nodes.join()
-        said, complaint = run.communicate(timeout=300)
-    finally:
-        run.kill()
+    def written() -> int:
+        return len(results("features-*/chunks/*/*.parquet"))
+
+    job = Job(nodes, world, videos, "train.workers=100")
+    job.wait_for(lambda: all(map(embeds, nodes.workers)) and written())
+    nodes.lose(nodes.workers[1])
+    there = written()
+    nodes.join()
+    code, outcome, log = job.end()
     assert 0 < there < count, "it was not in the middle"
-    assert run.returncode == 0, complaint
-    outcome = json.loads(said.splitlines()[-1])  # Ray told of the lost node before
 
+    assert code != 0 and "exit code 2" in log and "Traceback" not in log, log
+    assert statuses(outcome) == {
+        "embed": "done",
+        "train": "failed",
+        "evaluate": "pending",
+        "index": "pending",
+    }
+    assert "use fewer workers" in outcome["steps"]["train"]["error"]
     embedded = outcome["steps"]["embed"]["result"]
     assert (embedded["embedded"], embedded["quarantined"]) == (count, [])
-    undisturbed, (store,) = digests(features), out.glob("features-*")
+    undisturbed, (store,) = digests(features), results("features-*")
     found = digests(store)
     assert len(found) == count
     assert all(
@@ -144,7 +181,99 @@ def test_a_lost_node_changes_nothing(nodes: Nodes, features: Path, world, tmp_pa
         for name, digest in found.items()
     )
 
-    network, info = load_network(outcome["checkpoint"])
-    assert info.epoch == 1 and all(p.isfinite().all() for p in network.parameters())
-    assert outcome["steps"]["index"]["result"]["videos"] == count
-    assert len(Searcher(outcome["index"]).search("the red ball spins", top_k=3).moments) == 3
+
+def test_a_node_lost_in_training_changes_nothing(
+    nodes: Cluster, cluster, world, videos: Path, tmp_path: Path
+):
+    """The pipeline goes on where it failed, and its training from the last checkpoint."""
+    job = Job(nodes, world, videos, f"train.epochs={3 * EVERY}")
+    job.wait_for(lambda: results("run-*/run/checkpoint_*/history.json"))
+    (trains,) = (n for n in nodes.workers if any("RayTrainWorker" in t for t in titles(n.pid).values()))
+    nodes.lose(trains)
+    nodes.join()
+    code, outcome, log = job.end()
+    assert code == 0, log
+    assert statuses(outcome) == {"embed": "skipped", "train": "done", "evaluate": "done", "index": "done"}
+    assert set(outcome["steps"]["evaluate"]["result"]) >= {"model", "constant", "shuffled"}
+    assert outcome["steps"]["index"]["result"]["videos"] == 9 * (1 + COPIES)
+
+    (run,), (store,) = results("run-*"), results("features-*")
+    fs.copy_files(run, str(tmp_path / "run"))
+    fs.copy_files(store, str(tmp_path / "features"))
+    history = json.loads((tmp_path / "run" / "history.json").read_text())
+    assert [row["epoch"] for row in history] == [EVERY, 2 * EVERY, 3 * EVERY]
+    config = Config(
+        model=ModelConfig(dim=32, heads=2),
+        train=TrainConfig(epochs=3 * EVERY, evaluate_every=EVERY, cpus_per_worker=0.5),
+    )
+    undisturbed = train(tmp_path / "features", world.train, tmp_path / "undisturbed", config)
+    found, expected = load_network(tmp_path / "run" / "last")[0], load_network(undisturbed.last)[0]
+    for (name, one), (_, other) in zip(found.named_parameters(), expected.named_parameters(), strict=True):
+        assert one.detach().numpy() == pytest.approx(other.detach().numpy(), abs=1e-3), name
+
+
+def test_only_what_changed_is_done_again(nodes: Cluster, world, videos: Path):
+    code, outcome, log = Job(nodes, world, videos, f"train.epochs={3 * EVERY}", "evaluate.nms=0.4").end()
+    assert code == 0, log
+    assert statuses(outcome) == {
+        "embed": "skipped",
+        "train": "skipped",
+        "evaluate": "done",
+        "index": "skipped",
+    }
+
+
+def test_a_node_lost_in_serving_is_hardly_seen(nodes: Cluster, tmp_path: Path):
+    """Two replicas on two nodes, deployed as the README does; one node goes, and another one comes."""
+    port, (index,) = free_port(), results("index-*")
+    config = yaml.safe_load((ROOT / "serve_configs" / "local.yaml").read_text())
+    config["http_options"]["port"] = port
+    config["applications"][0]["args"]["index"] = index
+    config["applications"][0]["deployments"] = [
+        {"name": name, "num_replicas": 2, "max_replicas_per_node": 1} for name in ("Api", "Ranker")
+    ]
+    path = tmp_path / "serve.yaml"
+    path.write_text(yaml.safe_dump(config))
+    deployed = nodes.run("serve", "deploy", path, "--address", nodes.dashboard)
+    assert deployed.returncode == 0, deployed.stderr
+
+    def replicas(node: Node) -> int:
+        return sum("Ranker" in title or "Api" in title for title in titles(node.pid).values())
+
+    ask = {"query": "the red ball spins", "top_k": 3}
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+
+        def answer() -> int:
+            try:
+                return client.post("/v1/search", json=ask).status_code
+            except httpx.TransportError:
+                return 0
+
+        def until(condition: Callable[[], bool]) -> None:
+            deadline = time.monotonic() + 180
+            while not condition():
+                assert time.monotonic() < deadline, nodes.run("serve", "status").stdout
+                time.sleep(0.5)
+
+        until(lambda: answer() == 200 and all(replicas(node) == 2 for node in nodes.workers))
+        found = client.post("/v1/search", json=ask).json()["results"]
+        assert len(found) == 3
+        lost = max(nodes.workers, key=replicas)
+        statuses: Counter[int] = Counter()
+        nodes.lose(lost)
+        nodes.join()
+        for _ in range(40):
+            statuses[answer()] += 1
+            time.sleep(0.1)
+        assert set(statuses) <= {200, 503} and statuses[200] >= 20, statuses
+        until(lambda: all(replicas(node) == 2 for node in nodes.workers))
+        again = client.post("/v1/search", json=ask).json()["results"]
+        assert [(m["video_id"], m["start"]) for m in again] == [(m["video_id"], m["start"]) for m in found]
+
+
+def test_a_failed_job_says_so(nodes: Cluster, tmp_path: Path):
+    job = ["jobs/embed.py", tmp_path / "gone", "--out", tmp_path / "out"]
+    done = nodes.run("ray", "job", "submit", "--working-dir", ".", "--", sys.executable, *job)
+    log = done.stdout + done.stderr
+    assert done.returncode != 0
+    assert "no such file or directory" in log and "Traceback" not in log

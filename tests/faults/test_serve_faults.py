@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.nodes import descendants
+from tests.nodes import descendants, free_port
 
 ASK = {"query": "the red ball spins", "top_k": 3}
 
@@ -26,10 +25,7 @@ def url(index: Path) -> Iterator[str]:
 
     from vmr_ray.serve.local import start
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    yield start(index, port=port)
+    yield start(index, port=free_port())
     serve.shutdown()
 
 

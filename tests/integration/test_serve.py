@@ -6,7 +6,6 @@ import io
 import json
 import re
 import shutil
-import socket
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -21,13 +20,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 
+from tests.nodes import free_port
 from vmr_ray.features import FeatureStore
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
