@@ -102,7 +102,7 @@ def files_of(store: Path) -> dict[str, bytes]:
 
 def test_training_resumes_after_a_kill(features: Path, world, tmp_path: Path):
     run = tmp_path / "run"
-    arguments = ["train", str(features), "-a", str(world.train), "-o", str(run), "--epochs", "12", "--json"]
+    arguments = ["train", str(features), "-a", str(world.train), "-o", str(run), "--epochs", "6", "--json"]
     for value in ("model.dim=32", "model.heads=2", "train.cpus_per_worker=0.5"):
         arguments += ["--set", value]
 
@@ -114,9 +114,9 @@ def test_training_resumes_after_a_kill(features: Path, world, tmp_path: Path):
                 found.append(json.loads(path.read_text()))
         return sorted(found, key=len)
 
-    run_and_kill(arguments, lambda: len((histories() or [[]])[-1]) >= 3, tmp_path)
+    run_and_kill(arguments, lambda: len((histories() or [[]])[-1]) >= 2, tmp_path)
     before = histories()[-1]
-    assert 3 <= len(before) < 12
+    assert 2 <= len(before) < 6
     env = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_ADDRESS": "local"}
     done = subprocess.run(
         [Path(sys.executable).parent / "vmr", *arguments],
@@ -127,10 +127,10 @@ def test_training_resumes_after_a_kill(features: Path, world, tmp_path: Path):
     )
     assert done.returncode == 0, done.stderr
     history = json.loads((run / "history.json").read_text())
-    assert [row["epoch"] for row in history] == list(range(1, 13))
+    assert [row["epoch"] for row in history] == list(range(1, 7))
     # The rows carry the killed run's times: those epochs were not trained again, but for one at most,
     # whose checkpoint was still being stored.
     assert history[: len(before) - 1] == before[:-1]
     network, info = load_network(run / "last")
-    assert info.epoch == 12
+    assert info.epoch == 6
     assert all(np.isfinite(p.detach().numpy()).all() for p in network.parameters())

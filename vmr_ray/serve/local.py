@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -11,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from vmr_ray.errors import VmrError
+
+# No line for every request: that would cost much of the rate.
+_LOGGING = {"log_level": logging.WARNING, "enable_access_log": False}
 
 
 def start(
@@ -34,8 +38,6 @@ def start(
         VmrError: there is no index, its checkpoint is damaged, the port is taken, other machines
             could ask without a key, or the service does not come up (the cluster has no room for it).
     """
-    import logging
-
     from ray import serve
 
     from vmr_ray.checkpoint import check_weights, load_info
@@ -72,7 +74,7 @@ def start(
         proxy_location="HeadOnly",
         # No limit to a whole request: it would cut long uploads and videos. The service has its own limits.
         http_options={"host": host, "port": port, "request_timeout_s": None},
-        logging_config={"log_level": logging.WARNING, "enable_access_log": False},
+        logging_config=_LOGGING,
     )
     try:
         run(application)
@@ -92,7 +94,7 @@ def run(application: Any, patience_s: float = 120) -> None:
     from ray import serve
     from ray.serve.schema import ApplicationStatus
 
-    target = serve.RunTarget(target=application, name="vmr", route_prefix="/")
+    target = serve.RunTarget(target=application, name="vmr", route_prefix="/", logging_config=_LOGGING)
     serve.run_many([target], wait_for_applications_running=False)
     had_room = time.monotonic()
     while True:
