@@ -4,9 +4,10 @@
     python benchmarks/scaling.py --hours 1e6 --queries 50 --node-price 0.25
 
 Measured here, on one core and on all: what a worker needs for a video and for each second of it, with its
-decoding, encoding and writing apart; what the driver needs for a task; what a query and an indexed window
-cost. These feed a discrete-event simulation of the embedding: workers that start late, take the longest
-part first through one driver, are lost and replaced.
+decoding, encoding and writing apart; what the driver needs for a task and for a chunk that comes back; what
+Ray's own processes take of the cores; what a query and an indexed window cost. These feed a discrete-event
+simulation of the embedding: workers that start late, take the longest part first through one driver, are
+lost and replaced.
 
 The simulation is first asked for runs of `vmr embed` that are measured here too: other numbers of videos,
 other lengths, one core and all. `max_relative_error` is the largest difference. Then it is asked for 1 to
@@ -24,6 +25,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
@@ -32,6 +34,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from media import render, repeat
+from processes import started_by
 from rich.console import Console
 from rich.table import Table
 
@@ -70,6 +73,7 @@ class Costs:
 class Cluster:
     nodes: int
     cores: int  # of a node
+    speed: float = 1.0  # of a core, next to what else runs on it
     boot: float = 0.0  # seconds until a new node works
     lifetime: float = math.inf  # mean seconds until a node is lost
 
@@ -124,7 +128,7 @@ def simulate(parts: Sequence[float], cluster: Cluster, costs: Costs, chunk: floa
                 continue
             driver = max(driver, now) + costs.task
             part = waiting.pop()
-            happens(min(driver + costs.part(part), lost_at[node]), node, part)
+            happens(min(driver + costs.part(part) / cluster.speed, lost_at[node]), node, part)
     return end
 
 
@@ -189,36 +193,71 @@ def session(cores: int, files: dict[int, str], shapes: Sequence[tuple[int, int]]
 
     connect(address="local", num_cpus=cores, include_dashboard=False)
     _rows(8, 1)
+    taken, polls = _beside(cores)
     few, many, wide = _rows(20, 1), _rows(220, 1), _rows(20, 21)
-    task, chunk = (many - few) / 200, (wide - few) / (20 * 20)
+    task = (many - few).of_driver(polls) / 200
+    chunk = (wide - few).of_driver(polls) / (20 * 20)
     _embedded(files[SHORT], 1)
-    startup = (
-        _embedded(files[SHORT], cores)
-        - worker["video"]
-        - SHORT * (worker["decode"] + worker["encode"] + worker["write"])
-    )
+    one = worker["video"] + SHORT * (worker["decode"] + worker["encode"] + worker["write"])
+    startup = _embedded(files[SHORT], cores) - one / (1 - taken / cores)
     costs = Costs(startup=max(0.0, startup), task=max(0.0, task), chunk=max(0.0, chunk), **worker)
-    runs = [(count, seconds, _embedded(files[seconds], count)) for count, seconds in shapes]
-    return {"costs": costs, "runs": runs}
+    runs = [
+        (count, seconds, min(_embedded(files[seconds], count) for _ in range(2))) for count, seconds in shapes
+    ]
+    return {"costs": costs, "taken": taken, "runs": runs}
 
 
-def _rows(rows: int, chunks: int) -> float:
-    """Seconds of a pipeline of empty work, block by block as in `vmr embed`."""
+@dataclass(frozen=True)
+class Spent:
+    """Seconds of the clock, and of a core by the driver and by all processes."""
+
+    clock: float
+    driver: float
+    all: float
+
+    def __sub__(self, other: Spent) -> Spent:
+        return Spent(self.clock - other.clock, self.driver - other.driver, self.all - other.all)
+
+    def of_driver(self, polls: float) -> float:
+        """The driver's, without what it takes of a core when nothing happens."""
+        return max(0.0, self.driver - polls * self.clock)
+
+
+def _now() -> Spent:
+    total = time.process_time()
+    for pid in started_by(os.getpid()):
+        with suppress(OSError):
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return Spent(time.monotonic(), time.process_time(), total)
+
+
+def _beside(cores: int) -> tuple[float, float]:
+    """Cores that all of Ray's processes take, and the driver alone, while the workers only sleep."""
+    spent = _rows(8 * cores, 4, cores, 0.25)
+    return spent.all / spent.clock, spent.driver / spent.clock
+
+
+def _rows(rows: int, chunks: int, workers: int = 1, sleep: float = 0.0) -> Spent:
+    """A pipeline of empty work, block by block as in `vmr embed`."""
     import ray
     from ray.data import ActorPoolStrategy
 
     class Chunks:
         def __call__(self, batch: dict[str, np.ndarray]) -> Any:
             for _ in range(chunks):
+                time.sleep(sleep)
                 yield batch
 
     data = ray.data.from_items(list(range(rows)), override_num_blocks=rows)
     data.context.target_max_block_size = 1
-    pool = ActorPoolStrategy(size=1)
-    began = time.perf_counter()
-    for _ in data.map_batches(Chunks, batch_size=1, compute=pool, num_cpus=0.5).iter_rows():
+    pool = ActorPoolStrategy(size=workers)
+    found = iter(data.map_batches(Chunks, batch_size=1, compute=pool, num_cpus=0.5).iter_rows())
+    next(found)  # the workers are there
+    began = _now()
+    for _ in found:
         pass
-    return time.perf_counter() - began
+    return _now() - began
 
 
 def _embedded(path: str, count: int) -> float:
@@ -314,8 +353,11 @@ def compare(found: dict[int, dict[str, Any]], chunk: float) -> Figures:
         table.add_column(column, justify="right")
     figures: Figures = {}
     for cores, each in found.items():
+        # Here the workers share their cores with Ray's own processes; on a cluster the head has its own.
+        machine = Cluster(1, cores, speed=1 - each["taken"] / cores)
+        figures[f"cores{cores}_taken_by_ray"] = each["taken"]
         for count, seconds, measured in each["runs"]:
-            simulated = simulate([seconds] * count, Cluster(1, cores), each["costs"], chunk)
+            simulated = simulate([seconds] * count, machine, each["costs"], chunk)
             error = simulated / measured - 1
             name = f"cores{cores}_videos{count}_seconds{seconds}"
             figures |= {
@@ -344,7 +386,7 @@ class Assumed:
 
     def cluster(self, nodes: int) -> Cluster:
         lifetime = 3600 / self.loss_per_hour if self.loss_per_hour else math.inf
-        return Cluster(nodes, self.cores, 60 * self.boot_minutes, lifetime)
+        return Cluster(nodes, self.cores, boot=60 * self.boot_minutes, lifetime=lifetime)
 
 
 def embedding_seconds(hours: float, nodes: int, costs: Costs, assumed: Assumed, most: int = PARTS) -> float:
@@ -483,7 +525,7 @@ def main(
 ) -> None:
     """Measure, compare, extrapolate."""
     work.mkdir(parents=True, exist_ok=True)
-    shapes = [(6, SHORT), (2, LONG)] if quick else [(40, SHORT), (16, LONG), (3, 240), (7, 120)]
+    shapes = [(6, SHORT), (2, LONG)] if quick else [(40, SHORT), (10, LONG), (6, 120)]
     files = make_files(work, {SHORT, LONG, *(seconds for _, seconds in shapes)})
     there = len(os.sched_getaffinity(0))
     found: dict[int, dict[str, Any]] = {}

@@ -32,7 +32,7 @@ from vmr_ray.features import FeatureStore
 from vmr_ray.sources import filesystem
 from vmr_ray.train import train
 
-COPIES = 2  # of each video under other names: there must be a middle
+COPIES = 4  # of each video under other names: there must be a middle
 EVERY = 20  # epochs from one checkpoint to the next
 SMALL = ("model.dim=32", "model.heads=2", "train.cpus_per_worker=0.5", f"train.evaluate_every={EVERY}")
 

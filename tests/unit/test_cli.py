@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 
 from vmr_ray import cli
+from vmr_ray.cli.common import JsonOption, print_json
 from vmr_ray.features import FeatureStore, StoreSpec
 from vmr_ray.schema import Video
 
@@ -160,3 +162,18 @@ def test_doctor_tells_an_index_that_is_missing(vmr, tmp_path: Path, monkeypatch:
     assert code == 1
     assert not found["index"]["ok"] and found["index"]["mend"]
     assert found["decoder"]["ok"] and found["text encoder"]["ok"] and found["frame encoder"]["ok"]
+
+
+def test_json_has_stdout_for_itself(capsys: pytest.CaptureFixture[str]):
+    other = typer.Typer()
+
+    @other.command()
+    def verb(as_json: JsonOption = False) -> None:
+        print("a library says something")
+        print_json({"found": 1})
+
+    other(["--json"], standalone_mode=False)
+    print("and after it")
+    said = capsys.readouterr()
+    assert said.out == '{"found": 1}\nand after it\n'
+    assert said.err == "a library says something\n"

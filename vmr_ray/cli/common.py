@@ -7,9 +7,9 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 from rich import progress as bars
@@ -45,7 +45,7 @@ Every verb joins the Ray cluster of RAY_ADDRESS, or one that runs on this machin
 )
 out = Console()
 err = Console(stderr=True)
-LINE_SECONDS = 10.0  # between two progress lines in a log  # between two progress lines in a log
+LINE_SECONDS = 10.0  # between two progress lines in a log
 
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", "-c", help="YAML file with any of the sections embed, train, ...")
@@ -53,7 +53,21 @@ ConfigOption = Annotated[
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="override one value: section.key=value; repeatable")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="print the result as one JSON object")]
+_stdout: TextIO | None = None
+
+
+def _keep_stdout(context: typer.Context, wanted: bool) -> bool:
+    """What else is printed, by Ray for example, goes to stderr: stdout is one JSON object."""
+    global _stdout
+    if wanted:
+        _stdout = sys.stdout
+        context.with_resource(redirect_stdout(sys.stderr))
+    return wanted
+
+
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="print the result as one JSON object", callback=_keep_stdout)
+]
 CheckpointOption = Annotated[str, typer.Option(help="checkpoint directory, such as run/best")]
 
 
@@ -69,7 +83,7 @@ def as_overrides(flags: dict[str, Any]) -> list[str]:
 
 
 def print_json(value: Any) -> None:
-    print(json.dumps(value), flush=True)
+    print(json.dumps(value), file=_stdout, flush=True)
 
 
 def write_json(path: str, value: Any) -> None:
