@@ -98,8 +98,9 @@ def _started(options: list[str], env: Mapping[str, str]) -> Iterator[Node]:
                 time.sleep(0.1)
             yield process
         finally:
-            kill_tree(process.pid)
-            process.wait()
+            if process.poll() is None:
+                kill_tree(process.pid)
+                process.wait()
 
 
 def kill_tree(pid: int) -> None:

@@ -302,9 +302,10 @@ def _assign(data: dict[str, Any], keys: list[str], value: str, override: str) ->
         if not isinstance(data, dict):
             raise VmrError(f"--set {override}: {key!r} is a value, not a section")
     try:
-        # YAML 1.1 reads `1e-3` as a string; a float is what was meant.
         parsed = yaml.safe_load(value)
-        data[keys[-1]] = float(parsed) if isinstance(parsed, str) and _is_float(parsed) else parsed
+        # YAML 1.1 reads `1e-3` as a string; a float is what was meant, unless it stands in quotes.
+        number = isinstance(parsed, str) and not value.lstrip().startswith(("'", '"')) and _is_float(parsed)
+        data[keys[-1]] = float(parsed) if number else parsed
     except yaml.YAMLError:
         data[keys[-1]] = value
 

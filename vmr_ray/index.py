@@ -185,6 +185,15 @@ def delete_videos(index: str, video_ids: Collection[str]) -> None:
     _delete(tables, video_ids)
 
 
+def forget_videos(index: str, video_ids: Collection[str]) -> None:
+    """Take videos out of an index whose features go too: embedded again, `build_index` brings them back.
+
+    Raises:
+        VmrError: there is no index.
+    """
+    _delete(open_tables(index), video_ids)
+
+
 def _json(fields: Metadata, video: str) -> str:
     for key, value in fields.items():
         if not isinstance(value, str | int | float | bool):

@@ -29,7 +29,7 @@ from vmr_ray.embed import embed
 from vmr_ray.errors import VmrError
 from vmr_ray.evaluate import evaluate
 from vmr_ray.features import FeatureStore, by_video
-from vmr_ray.index import build_index
+from vmr_ray.index import build_index, forget_videos
 from vmr_ray.schema import Annotation
 from vmr_ray.sources import filesystem, find_videos, is_remote
 from vmr_ray.train import identity, train
@@ -44,7 +44,9 @@ class PipelineConfig(Section):
     annotations: str = Field(description="to train on: a path or URI")
     val: str | None = Field(None, description="to validate on; default: some videos are held out")
     test: str | None = Field(None, description="to evaluate on; default: no evaluation")
-    out: str = Field(description="a directory or URI")
+    out: str = Field(
+        pattern="^[^?#]+$", description="a directory or URI, without options: those come from the environment"
+    )
 
 
 class Plan(Config):
@@ -93,6 +95,7 @@ def run_pipeline(plan: Plan, say: Say = lambda text: None) -> Outcome:
     """
     given, config = plan.pipeline, Config(**{name: getattr(plan, name) for name in Config.model_fields})
     out = given.out if "://" in given.out else str(Path(given.out).expanduser().absolute())
+    out = out.rstrip("/")
     names = ("embed", "train", *(["evaluate"] if given.test else []), "index")
     outcome = Outcome(out, {name: Step() for name in names})
     with tempfile.TemporaryDirectory() as scratch:
@@ -121,21 +124,25 @@ def _steps(
     embedding = config.embed
     features = f"{run.out}/features-{_digest(embedding.encoder, embedding.decode.sampling)}"
     videos = find_videos(inputs, embedding.storage_roots)
-    listed = sorted((video.video_id, video.fingerprint) for video in videos)
 
-    with run.step("embed", f"{features}/store.json", _json(embedding), listed) as step:
-        if step:
-            summary = embed(inputs, features, embedding)
-            step.result = asdict(summary)
-            failed = len(summary.quarantined)
-            if failed > embedding.max_failed * summary.videos:
-                raise _WorkError(
-                    f"{failed} of {summary.videos} videos are quarantined, more than the share "
-                    f"embed.max_failed={embedding.max_failed:g}; the first, "
-                    f"{summary.quarantined[0].video_id}: {summary.quarantined[0].error}"
-                )
+    with run.step("embed") as step:  # always: it knows itself which videos are finished
+        assert step
+        summary = embed(inputs, features, embedding)
+        step.result = asdict(summary)
+        failed = len(summary.quarantined)
+        if failed > embedding.max_failed * summary.videos:
+            raise _WorkError(
+                f"{failed} of {summary.videos} videos are quarantined, more than the share "
+                f"embed.max_failed={embedding.max_failed:g}; the first, "
+                f"{summary.quarantined[0].video_id}: {summary.quarantined[0].error}"
+            )
+        store = FeatureStore.open(features)
+        gone = _forget(run.out, store, {video.video_id for video in videos})
+        if gone:
+            run.say(f"embed: {gone} videos are no longer listed, and taken out")
+        if not summary.embedded and not failed and not gone:
+            step.status = "skipped"
 
-    store = FeatureStore.open(features)
     chunks = store.files()
     versions = {video: store.version(held) for video, held in chunks.items()}
 
@@ -149,13 +156,13 @@ def _steps(
 
     learned = used("annotations", "val")
     trained = f"{run.out}/run-{_digest(identity(config), features, *learned)}"
-    run.outcome.checkpoint = f"{trained}/best"
     made = f"{trained}/history.json"
     with run.step("train", made, _json(config.model), _json(config.train), trained) as step:
         if step:
             result = train(features, files["annotations"], trained, config, files.get("val"))
             step.result = {key: value for key, value in asdict(result).items() if key != "history"}
-    version = load_info(run.outcome.checkpoint).version
+    version = load_info(f"{trained}/best").version
+    run.outcome.checkpoint = f"{trained}/best"
 
     if "test" in files:
         report = f"{trained}/report"
@@ -187,11 +194,11 @@ class _Run:
         self._began = 0.0
 
     @contextmanager
-    def step(self, name: str, made: str, *given: Any) -> Iterator[Step | None]:
+    def step(self, name: str, made: str | None = None, *given: Any) -> Iterator[Step | None]:
         """Yields the step to do, or None: it was done with what is `given`, and what it `made` is there."""
         step, digest, state = self.outcome.steps[name], _digest(*given), self._read()
         before = state.get(name, {})
-        if before.get("digest") == digest and _exists(made):
+        if made and before.get("digest") == digest and _exists(made):
             step.status, step.seconds, step.result = "skipped", before["seconds"], before["result"]
             self.say(f"{name}: done before")
             yield None
@@ -199,10 +206,13 @@ class _Run:
         self.say(f"{name}: begins")
         self.at, self._began = name, time.monotonic()
         yield step
-        step.status, step.seconds, self.at = "done", time.monotonic() - self._began, ""
+        step.seconds = time.monotonic() - self._began
         state[name] = {"digest": digest, "seconds": step.seconds, "result": step.result}
         self._write(state)
-        self.say(f"{name}: done in {step.seconds:.0f} s")
+        if step.status == "pending":
+            step.status = "done"
+        self.at = ""
+        self.say(f"{name}: {step.status} in {step.seconds:.0f} s")
 
     def fail(self, error: Exception) -> None:
         """Note a failure of the step at work, or else of the first one to come."""
@@ -243,9 +253,9 @@ def _local(path: str, folder: str) -> Path:
     Raises:
         VmrError: it cannot be read.
     """
-    if not is_remote(path):
-        return Path(path)
     source, inner = filesystem(path)
+    if not is_remote(path):
+        return Path(inner)
     copy = Path(folder) / PurePosixPath(inner).name
     copy.parent.mkdir()
     try:
@@ -253,6 +263,20 @@ def _local(path: str, folder: str) -> Path:
     except OSError as error:
         raise VmrError(f"cannot read {path}: {' '.join(str(error).split())}") from None
     return copy
+
+
+def _forget(out: str, store: FeatureStore, listed: set[str]) -> int:
+    """Take videos that are no longer listed out of all indexes, then of the features; returns how many."""
+    gone = set(store.video_ids()) - listed
+    if gone:
+        filesys, path = filesystem(out)
+        for info in filesys.get_file_info(fs.FileSelector(path)):
+            index = f"{out}/{info.base_name}"
+            if info.base_name.startswith("index-") and _exists(f"{index}/checkpoint/checkpoint.json"):
+                forget_videos(index, gone)
+    for video in gone:
+        store.delete(video)
+    return len(gone)
 
 
 def _exists(path: str) -> bool:

@@ -29,6 +29,7 @@ from tests.nodes import ROOT, Cluster, Node, descendants, free_port, titles
 from vmr_ray.checkpoint import load_network
 from vmr_ray.config import Config, ModelConfig, TrainConfig
 from vmr_ray.features import FeatureStore
+from vmr_ray.search import Searcher
 from vmr_ray.sources import filesystem
 from vmr_ray.train import train
 
@@ -75,7 +76,9 @@ class Job:
             command += ["--set", value]
         submit = ["ray", "job", "submit", "--working-dir", ".", "--", *command]
         self._done: list[subprocess.CompletedProcess[str]] = []
-        self._thread = threading.Thread(target=lambda: self._done.append(nodes.run(*map(str, submit))))
+        self._thread = threading.Thread(
+            target=lambda: self._done.append(nodes.run(*map(str, submit))), daemon=True
+        )
         self._thread.start()
 
     def wait_for(self, condition: Callable[[], Any]) -> None:
@@ -156,6 +159,8 @@ def test_a_node_lost_in_training_changes_nothing(
     """The pipeline goes on where it failed, and its training from the last checkpoint."""
     job = Job(nodes, world, videos, f"train.epochs={3 * EVERY}")
     job.wait_for(lambda: results("run-*/run/checkpoint_*/history.json"))
+    bucket, path = filesystem(results("run-*/run/checkpoint_*/history.json")[0])
+    before = json.loads(bucket.open_input_stream(path).read())
     (trains,) = (n for n in nodes.workers if any("RayTrainWorker" in t for t in titles(n.pid).values()))
     nodes.lose(trains)
     nodes.join()
@@ -170,6 +175,7 @@ def test_a_node_lost_in_training_changes_nothing(
     fs.copy_files(store, str(tmp_path / "features"))
     history = json.loads((tmp_path / "run" / "history.json").read_text())
     assert [row["epoch"] for row in history] == [EVERY, 2 * EVERY, 3 * EVERY]
+    assert history[: len(before)] == before, "with the times of the first attempt"
     config = Config(
         model=ModelConfig(dim=32, heads=2),
         train=TrainConfig(epochs=3 * EVERY, evaluate_every=EVERY, cpus_per_worker=0.5),
@@ -181,14 +187,15 @@ def test_a_node_lost_in_training_changes_nothing(
 
 
 def test_only_what_changed_is_done_again(nodes: Cluster, world, videos: Path):
+    """A setting of the evaluation, and a video without annotations that is no longer there."""
+    gone = min(videos.glob("copy0_*"))
+    gone.unlink()
     code, outcome, log = Job(nodes, world, videos, f"train.epochs={3 * EVERY}", "evaluate.nms=0.4").end()
     assert code == 0, log
-    assert statuses(outcome) == {
-        "embed": "skipped",
-        "train": "skipped",
-        "evaluate": "done",
-        "index": "skipped",
-    }
+    assert statuses(outcome) == {"embed": "done", "train": "skipped", "evaluate": "done", "index": "done"}
+    (index,) = results("index-*")
+    indexed = {video["video_id"] for video in Searcher(index).videos()}
+    assert indexed == {video.name for video in videos.glob("*.mp4")} and gone.name not in indexed
 
 
 def test_a_node_lost_in_serving_is_hardly_seen(nodes: Cluster, tmp_path: Path):

@@ -23,7 +23,11 @@ def plan(tmp_path: Path, **given: str):
         "out": str(tmp_path / "o"),
     }
     return load_plan(
-        None, [f"pipeline.{key}={json.dumps(value)}" for key, value in {**fields, **given}.items()]
+        None,
+        [
+            f"pipeline.{key}={json.dumps(value, ensure_ascii=False)}"
+            for key, value in {**fields, **given}.items()
+        ],
     )
 
 
@@ -41,6 +45,15 @@ def test_a_config_file_holds_everything(tmp_path: Path):
         load_plan(path, ["pipeline.tset=x"])
     with pytest.raises(VmrError, match=r"pipeline\.annotations: Field required"):
         load_plan(None, ["pipeline.videos=[x]", "pipeline.out=x"])
+
+
+def test_places_are_what_they_are_called(tmp_path: Path):
+    assert plan(tmp_path, out="2024", annotations="1e3").pipeline.out == "2024"
+    assert plan(tmp_path, out="vidéos 🎬").pipeline.out == "vidéos 🎬"
+    with pytest.raises(VmrError, match=r"pipeline\.out"):
+        plan(tmp_path, out="s3://archive/out?region=us-west-2")
+    slash = run_pipeline(plan(tmp_path, out=f"{tmp_path}/o/", videos=["gone/"]))
+    assert slash.out == f"{tmp_path}/o" and slash.exit_code == 2
 
 
 @pytest.mark.parametrize(

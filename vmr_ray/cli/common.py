@@ -79,7 +79,9 @@ def read_config(
 
 
 def as_overrides(flags: dict[str, Any]) -> list[str]:
-    return [f"{key}={json.dumps(value)}" for key, value in flags.items() if value is not None]
+    return [
+        f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in flags.items() if value is not None
+    ]
 
 
 def print_json(value: Any) -> None:

@@ -12,7 +12,7 @@ import mimetypes
 import os
 import tempfile
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Protocol
@@ -249,7 +249,11 @@ def make_api(settings: ServeArgs, backend: Backend) -> FastAPI:
             filesys.delete_file(part)
             raise
         place = _uri(settings, video_id) if is_remote(settings.index) else path
-        return await backend.add(video_id, place, {})
+        try:
+            return await backend.add(video_id, place, {})
+        except Exception:
+            filesys.delete_file(path)  # nobody will embed it; it may be sent again
+            raise
 
     @api.get("/v1/jobs/{job_id}", tags=["videos"])
     async def job(job_id: str) -> Job:
@@ -282,6 +286,14 @@ def make_api(settings: ServeArgs, backend: Backend) -> FastAPI:
             return await asyncio.to_thread(_remote, uri, kind, request.headers.get("range"))
         return FileResponse(on_disk(uri, video_id), media_type=kind)
 
+    async def look(work: Callable[..., Any], *args: Any) -> asyncio.Task[Any]:
+        """Begin it in a thread when there is a place, which is free again when the work is done: whoever
+        hangs up meanwhile ends nothing."""
+        await looking.acquire()
+        task = asyncio.create_task(asyncio.to_thread(work, *args))
+        task.add_done_callback(lambda _: looking.release())
+        return task
+
     # Rounded to tenths, so that a page that is opened again finds its pictures made.
     @lru_cache(256)
     def picture(path: str, size: int, changed: int, tenth: int, width: int) -> bytes:
@@ -296,10 +308,9 @@ def make_api(settings: ServeArgs, backend: Backend) -> FastAPI:
         """The frame at a second, as a JPEG."""
         path = on_disk(await uri_of(video_id), video_id)
         stat = Path(path).stat()
-        async with looking:
-            data = await asyncio.to_thread(
-                picture, path, stat.st_size, stat.st_mtime_ns, round(10 * t), width
-            )
+        data = await asyncio.shield(
+            await look(picture, path, stat.st_size, stat.st_mtime_ns, round(10 * t), width)
+        )
         return Response(data, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
 
     @api.get("/v1/videos/{video_id:path}/clip", tags=["videos"], response_class=Response)
@@ -313,11 +324,15 @@ def make_api(settings: ServeArgs, backend: Backend) -> FastAPI:
         descriptor, out = tempfile.mkstemp(suffix=".mp4")
         os.close(descriptor)
         gone = BackgroundTask(Path(out).unlink, missing_ok=True)
+        work = None
         try:
-            async with looking:
-                await asyncio.to_thread(media.clip, path, start, end, out)
+            work = await look(media.clip, path, start, end, out)
+            await asyncio.shield(work)
         except BaseException:
-            Path(out).unlink(missing_ok=True)
+            if work is None:
+                Path(out).unlink(missing_ok=True)
+            else:  # who hung up left the decoder at work
+                work.add_done_callback(lambda _: Path(out).unlink(missing_ok=True))
             raise
         name = f"{Path(video_id).stem}_{start:g}-{end:g}.mp4"
         return FileResponse(out, media_type="video/mp4", filename=name, background=gone)

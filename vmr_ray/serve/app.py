@@ -10,7 +10,7 @@ serve run serve_configs/local.yaml        # import_path: vmr_ray.serve.app:build
 
 # No `from __future__ import annotations` here: Serve reads the types themselves, also in a replica.
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -112,7 +112,7 @@ class Ranker:
 
     async def check_health(self) -> None:
         """A wedged network or index fails this, and Serve replaces the replica."""
-        await asyncio.wait_for(asyncio.to_thread(self.searcher.search, "health", 1), 20)
+        await asyncio.wait_for(self.batched((Ask("health", 1), None)), 20)
 
 
 @serve.deployment(ray_actor_options={"num_cpus": 0}, max_queued_requests=256)
@@ -206,12 +206,16 @@ class Api:
             if line.removeprefix("# HELP ").removeprefix("# TYPE ").startswith(("ray_vmr_", "ray_serve_"))
         )
 
-    async def _read(self, call: Callable[[], Awaitable[Any]]) -> Any:
+    async def _read(self, call: Callable[[], Any]) -> Any:
         """Nothing changes: if the replica dies, another one may answer, and nobody waits for ever."""
         for attempt in (1, 2):
             try:
-                return await asyncio.wait_for(call(), self.settings.timeout_s)
-            except (TimeoutError, BackPressureError):
+                answer = call()
+                return await asyncio.wait_for(answer, self.settings.timeout_s)
+            except TimeoutError:
+                answer.cancel()  # its place is for somebody who still waits
+                raise UnavailableError from None
+            except BackPressureError:
                 raise UnavailableError from None
             except _DEATHS:
                 if attempt == 2:

@@ -100,9 +100,12 @@ class IngestQueue:
                 self._keep(replace(job, status="done"))
             except Exception as error:  # whatever it is, it is this video's; the next one comes
                 told = str(error) if isinstance(error, VmrError) else f"{type(error).__name__}"
-                self._keep(replace(job, status="failed", error=hide_paths(told, job)))
-                if job.uri.endswith(f"/ingest/uploads/{job.video_id}"):
-                    remove_upload(self.index, job.video_id)  # it may be sent again
+                failed = replace(job, status="failed", error=hide_paths(told, job))
+                self._jobs[job.job_id] = failed
+                with suppress(OSError):  # the storage may be what fails: the next start tries this job again
+                    self._keep(failed)
+                    if job.uri.endswith(f"/ingest/uploads/{job.video_id}"):
+                        remove_upload(self.index, job.video_id)  # it may be sent again
 
     def _ingest(self, job: IngestJob) -> None:
         from vmr_ray.embed import embed
