@@ -1,6 +1,6 @@
 """What an archive of any size takes: nodes, hours, bytes and dollars, and what breaks first.
 
-    python benchmarks/scaling.py --json scaling.json                # about 6 minutes; --quick: under 1
+    python benchmarks/scaling.py --json scaling.json                # about 13 minutes; --quick: about 4
     python benchmarks/scaling.py --hours 1e6 --queries 50 --node-price 0.25
 
 Measured here, on one core and on all: what a worker needs for a video and for each second of it, with its
