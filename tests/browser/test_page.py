@@ -203,7 +203,7 @@ def test_mistakes_and_a_silent_service_are_told(page: Page):
 
 def test_a_late_list_of_videos_hides_no_mistake(page: Page):
     late: list[Route] = []
-    page.route("**/v1/videos?*", late.append)
+    page.route("**/v1/videos?*", lambda route: late.append(route))
     page.reload()
     page.fill("#scope", "none.mp4")
     page.fill("#query", QUERY)

@@ -230,21 +230,30 @@ def make_api(settings: ServeArgs, backend: Backend) -> FastAPI:
         if await backend.videos([video_id]):
             raise HTTPException(409, f"the video {video_id!r} is in the index already: delete it first")
         filesys, path = filesystem(upload_place(settings.index, video_id))
-        filesys.create_dir(path.rpartition("/")[0], recursive=True)
-        if filesys.get_file_info(path).type == fs.FileType.File:
-            raise HTTPException(409, f"the video {video_id!r} is on its way already: ask for its job")
         part = f"{path}.{uuid.uuid4().hex}.part"
+
+        async def still_free() -> None:
+            found = await asyncio.to_thread(filesys.get_file_info, path)
+            if found.type == fs.FileType.File:
+                raise HTTPException(409, f"the video {video_id!r} is on its way already: ask for its job")
+
+        await asyncio.to_thread(filesys.create_dir, path.rpartition("/")[0], recursive=True)
+        await still_free()
+        out = await asyncio.to_thread(filesys.open_output_stream, part)
         taken = 0
         try:
-            with filesys.open_output_stream(part) as out:
+            try:
                 async for block in request.stream():
                     taken += len(block)
                     if taken > most:
                         raise HTTPException(413, f"the file exceeds {settings.max_upload_mb} MB")
                     await asyncio.to_thread(out.write, block)
+            finally:
+                await asyncio.to_thread(out.close)
             if not taken:
                 raise HTTPException(422, "the body is empty: send the file as the request's body")
-            filesys.move(part, path)
+            await still_free()  # another one of this name may have been faster
+            await asyncio.to_thread(filesys.move, part, path)
         except BaseException:
             filesys.delete_file(part)
             raise

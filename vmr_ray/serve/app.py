@@ -224,8 +224,8 @@ class Api:
 
     async def _write(self, method: Any, *args: Any) -> Any:
         try:
-            answer = await method.remote(*args)
-        except (BackPressureError, *_DEATHS):
+            answer = await asyncio.wait_for(method.remote(*args), self.settings.timeout_s)
+        except (TimeoutError, BackPressureError, *_DEATHS):
             raise UnavailableError from None
         if isinstance(answer, VmrError):
             raise answer

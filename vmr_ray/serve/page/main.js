@@ -175,5 +175,5 @@ takeUploads((video, now) => {
   $("scope").value = video;
   $("query").focus();
 });
-count();
+if (new URLSearchParams(location.search).get("q")) count(); // else restore() does
 restore();
