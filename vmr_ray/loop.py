@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -299,6 +299,11 @@ def _newest(out: str) -> tuple[str, int] | None:
     return max(found, key=lambda pair: pair[1], default=None)
 
 
+def _sorted(examples: Iterable[Example]) -> list[Example]:
+    """By their video: what is drawn for each then depends on the seed, and not on who was read first."""
+    return sorted(examples, key=lambda example: example.video_id)
+
+
 class Rows:
     """A worker's training rows: streamed by Ray Data, and kept in memory if they fit.
 
@@ -321,7 +326,7 @@ class Rows:
                 else np.random.default_rng(seed).permutation(len(self.kept))
             )
             for at in range(0, len(order), size):
-                yield [self.kept[i] for i in order[at : at + size]]
+                yield _sorted(self.kept[i] for i in order[at : at + size])
             return
         shuffle = (
             {}
@@ -337,10 +342,10 @@ class Rows:
                 kept += examples
             else:
                 kept.clear()
-            yield examples
+            yield _sorted(examples)
         # All or none: a process that went on streaming alone would wait for the others for ever.
         if all(_gather(used <= self.room, self.world)):
-            self.kept = kept
+            self.kept = _sorted(kept)
 
 
 def validate(
