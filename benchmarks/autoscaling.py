@@ -36,9 +36,8 @@ out = Console(width=100)
 @contextmanager
 def cluster(nodes: int, idle_minutes: float) -> Iterator[str]:
     """A head whose autoscaler starts up to `nodes` workers of one CPU; yields its address."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{listener.getsockname()[1]}"
+    port, client = _free_port(), _free_port()
+    address = f"127.0.0.1:{port}"
     folder = Path(tempfile.mkdtemp(prefix="ray-"))
     config = {
         "cluster_name": "scaling",
@@ -64,8 +63,11 @@ def cluster(nodes: int, idle_minutes: float) -> Iterator[str]:
     }
     (folder / "cluster.json").write_text(json.dumps(config))
     command = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--num-cpus=0"]
-    command += [f"--port={address.rpartition(':')[2]}", f"--temp-dir={folder}", "--include-dashboard=false"]
-    command += ["--ray-client-server-port=0", f"--autoscaling-config={folder / 'cluster.json'}"]
+    command += [f"--port={port}", f"--temp-dir={folder}", "--include-dashboard=false"]
+    command += [
+        f"--ray-client-server-port={client}",
+        f"--autoscaling-config={folder / 'cluster.json'}",
+    ]
     env = {**os.environ, "RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
     with (folder / "log").open("w+") as log:
         process = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT)
@@ -82,6 +84,12 @@ def cluster(nodes: int, idle_minutes: float) -> Iterator[str]:
                     os.kill(int(pid), signal.SIGKILL)
             process.wait()
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 def main(
