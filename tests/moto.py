@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 from pyarrow import fs
 
+from tests.nodes import free_port
+
 
 @contextlib.contextmanager
 def server() -> Iterator[int]:
     """Yields its port; what it holds is gone with it."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = int(listener.getsockname()[1])
+    port = free_port()
     process = subprocess.Popen(
         [Path(sys.executable).parent / "moto_server", "-H", "127.0.0.1", "-p", str(port)],
         stdout=subprocess.DEVNULL,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.nodes import descendants
+from tests.nodes import titles
 from vmr_ray.checkpoint import load_network
 from vmr_ray.config import Config, ModelConfig, TrainConfig
 from vmr_ray.train import train
@@ -51,9 +51,9 @@ def test_a_killed_training_process_costs_one_interval_at_most(cluster, features:
 
 
 def kill_training_process() -> int:
-    for pid in descendants(os.getpid()):
-        with contextlib.suppress(OSError):
-            if "RayTrainWorker" in Path(f"/proc/{pid}/cmdline").read_text().split("\0")[0]:
+    for pid, title in titles(os.getpid()).items():
+        if "RayTrainWorker" in title:
+            with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
                 return pid
     raise AssertionError("no training process runs")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from tests.nodes import descendants
+from tests.nodes import titles
 from vmr_ray.checkpoint import load_info
 from vmr_ray.config import Config
 from vmr_ray.loop import Rows
@@ -20,8 +20,7 @@ def changed(config: Config, **settings: object) -> Config:
 
 
 def training_processes() -> int:
-    titles = [Path(f"/proc/{pid}/cmdline") for pid in descendants(os.getpid())]
-    return sum("RayTrainWorker" in path.read_text() for path in titles if path.exists())
+    return sum("RayTrainWorker" in title for title in titles(os.getpid()).values())
 
 
 def test_patience_ends_it_on_all_processes_and_lasts(features: Path, world, small: Config, tmp_path: Path):
