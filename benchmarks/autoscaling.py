@@ -44,12 +44,14 @@ def cluster(nodes: int, idle_minutes: float) -> Iterator[str]:
         "max_workers": nodes,
         "upscaling_speed": 1.0,
         "idle_timeout_minutes": idle_minutes,
-        "provider": {"type": "fake_multinode", "gcs_address": address},
+        # All nodes have one address here: without their ids Ray would take them for one that never answers.
+        "provider": {"type": "fake_multinode", "gcs_address": address, "use_node_id_as_ip": True}
+        | {"disable_node_updaters": True, "disable_launch_config_check": True},
         "available_node_types": {
-            "head": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+            "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
             "worker": {"resources": {"CPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": nodes},
         },
-        "head_node_type": "head",
+        "head_node_type": "ray.head.default",
         "auth": {},
         "docker": {},
         "file_mounts": {},

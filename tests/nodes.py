@@ -30,9 +30,9 @@ class Cluster:
     workers: list[Node] = field(default_factory=list)
     _stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
-    def join(self) -> Node:
-        """One more node of one CPU."""
-        options = [f"--address={self.address}", "--num-cpus=1"]
+    def join(self, gpus: int = 0) -> Node:
+        """One more node of one CPU; of `gpus` it only says that it has them."""
+        options = [f"--address={self.address}", "--num-cpus=1", f"--num-gpus={gpus}"]
         self.workers.append(self._stack.enter_context(_started(options, self.env)))
         return self.workers[-1]
 
@@ -62,9 +62,8 @@ def cluster(env: Mapping[str, str]) -> Iterator[Cluster]:
         env: of all nodes and of whoever uses them, over this process's own.
     """
     port, dashboard = free_port(), free_port()
-    temporary = tempfile.mkdtemp(prefix="ray-")  # short, for the sake of its sockets
     options = ["--head", f"--port={port}", "--num-cpus=0", f"--dashboard-port={dashboard}"]
-    options += [f"--temp-dir={temporary}", f"--ray-client-server-port={free_port()}"]
+    options += [f"--ray-client-server-port={free_port()}"]
     env = {
         **os.environ,
         **env,
@@ -73,11 +72,8 @@ def cluster(env: Mapping[str, str]) -> Iterator[Cluster]:
         "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}",
         "PATH": f"{BIN}:{os.environ['PATH']}",
     }
-    try:
-        with _started(options, env), contextlib.ExitStack() as stack:
-            yield Cluster(f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}", env, _stack=stack)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with _started(options, env), contextlib.ExitStack() as stack:
+        yield Cluster(f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}", env, _stack=stack)
 
 
 @contextlib.contextmanager
@@ -85,8 +81,12 @@ def _started(options: list[str], env: Mapping[str, str]) -> Iterator[Node]:
     """`ray start`, once it says that it has; it ends with all its processes.
 
     One after the other: of two that start at once with the same address, Ray takes one for the other.
+    Each with a folder of its own, as on a machine of its own: in a shared one a node that comes deletes the
+    working directories of jobs that run.
     """
+    temporary = tempfile.mkdtemp(prefix="ray-")  # short, for the sake of its sockets
     command = [BIN / "ray", "start", "--block", "--node-ip-address=127.0.0.1", "--disable-usage-stats"]
+    command += [f"--temp-dir={temporary}"]
     command += [f"--dashboard-agent-listen-port={free_port()}", *options]
     own = {key: value for key, value in env.items() if key != "RAY_ADDRESS"}
     with tempfile.NamedTemporaryFile() as log:
@@ -101,6 +101,7 @@ def _started(options: list[str], env: Mapping[str, str]) -> Iterator[Node]:
             if process.poll() is None:
                 kill_tree(process.pid)
                 process.wait()
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def kill_tree(pid: int) -> None:

@@ -56,8 +56,12 @@ class EmbedConfig(Section):
         "decoding workers encode themselves",
     )
     num_gpus: float | None = Field(
-        None, ge=0, description="GPUs of one encoder, fractions allowed; default: 1 if the cluster has any"
+        None,
+        ge=0,
+        description="GPUs of one encoder, fractions allowed; default: 1 if the cluster has any now. If it is "
+        "given, a cluster starts GPU workers for it",
     )
+    device: str = Field("cuda", description="torch device of encoders that hold a GPU")
     prefetch: int = Field(
         1, ge=0, description="files that a decode worker copies from object storage ahead of its decoding"
     )

@@ -11,6 +11,7 @@ import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 from vmr_ray.config import EmbedConfig
 from vmr_ray.decode.decoder import Chunk, DecodeError, FrameDecoder
-from vmr_ray.encoders import frame_encoder, frame_spec
+from vmr_ray.encoders import FrameEncoder, frame_encoder, frame_spec
 from vmr_ray.errors import VmrError
 from vmr_ray.features import FeatureStore, StoreSpec
 from vmr_ray.progress import Tally
@@ -137,7 +138,7 @@ def _run(queue: list[Video], root: str, config: EmbedConfig, divide: bool) -> It
     encoders = min(config.encode_workers or most, parts)
     share = 1.0 if gpus else min(0.5, cpus / (workers + encoders))
     encoding = ActorPoolStrategy(min_size=encoders, max_size=config.encode_workers)
-    device = "cuda" if gpus else "cpu"
+    device = config.device if gpus else "cpu"
     dataset = _stage(dataset, _Decode, (config,), decoding, share)
     dataset = _stage(dataset, _Encode, (config, device), encoding, 0 if gpus else share, gpus)
     # Writers claim no CPU, so nothing else would end their growth.
@@ -236,8 +237,12 @@ class _Encode:
     """Chunk rows with frames -> chunk rows with features."""
 
     def __init__(self, config: EmbedConfig, device: str):
-        self.encoder = frame_encoder(config.encoder, device, threads=1)
-        self.batch_frames = config.batch_frames
+        self.name, self.device, self.batch_frames = config.encoder, device, config.batch_frames
+
+    @cached_property
+    def encoder(self) -> FrameEncoder:
+        """Loaded by the first call: of an error in a worker's constructor Ray only hands on the text."""
+        return frame_encoder(self.name, self.device, threads=1)
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         for i, row in enumerate(batch.drop_columns(["frames"]).to_pylist()):

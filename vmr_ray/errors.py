@@ -7,3 +7,9 @@ class VmrError(Exception):
     The message is one sentence that names the thing and the mend. The command line prints it
     without a traceback and exits with 2; the service answers with 4xx.
     """
+
+
+def told(error: BaseException) -> str:
+    """What `error` says; of one that a Ray worker raised its first line, for Ray adds its traceback to it."""
+    cause = getattr(error, "cause", None)
+    return str(error) if cause is None else str(cause).partition("\n")[0]

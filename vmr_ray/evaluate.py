@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -300,9 +301,12 @@ class _Retrieve:
         import torch
 
         torch.set_num_threads(1)
-        self.predictor = Predictor.load(checkpoint)
+        self.checkpoint, self.config = checkpoint, config
         self.store = FeatureStore.open(root)
-        self.config = config
+
+    @cached_property
+    def predictor(self) -> Predictor:
+        return Predictor.load(self.checkpoint)  # by the first call, see `_Encode` in embed.py
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         rows = batch.to_pylist()

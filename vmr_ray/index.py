@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -383,9 +384,12 @@ class _Index:
         import torch
 
         torch.set_num_threads(1)
-        self.predictor = Predictor.load(checkpoint)
+        self.checkpoint, self.config = checkpoint, config
         self.store = FeatureStore.open(root)
-        self.config = config
+
+    @cached_property
+    def predictor(self) -> Predictor:
+        return Predictor.load(self.checkpoint)  # by the first call, see `_Encode` in embed.py
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         videos = [self.store.read(files) for files in batch["files"].to_pylist()]

@@ -26,7 +26,7 @@ from vmr_ray.annotations import load_annotations
 from vmr_ray.checkpoint import load_info
 from vmr_ray.config import Config, Section, load_as
 from vmr_ray.embed import embed
-from vmr_ray.errors import VmrError
+from vmr_ray.errors import VmrError, told
 from vmr_ray.evaluate import evaluate
 from vmr_ray.features import FeatureStore, by_video
 from vmr_ray.index import build_index, forget_videos
@@ -219,8 +219,7 @@ class _Run:
         mistake = isinstance(error, VmrError)
         waiting = [name for name, step in self.outcome.steps.items() if step.status == "pending"]
         step = self.outcome.steps[self.at or waiting[0]]
-        told = getattr(error, "cause", None) or error  # what a Ray worker found
-        step.status, step.error = "failed", " ".join(str(told).split()) or type(told).__name__
+        step.status, step.error = "failed", " ".join(told(error).split()) or type(error).__name__
         if self.at:
             step.seconds = time.monotonic() - self._began
         self.outcome.exit_code = 2 if mistake else 1

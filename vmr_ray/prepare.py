@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -15,7 +16,7 @@ from pyarrow import fs
 
 from vmr_ray.batches import ROW_SCHEMA, clip, to_row
 from vmr_ray.controls import fit_constants
-from vmr_ray.encoders import text_encoder
+from vmr_ray.encoders import TextEncoder, text_encoder
 from vmr_ray.features import FeatureStore
 from vmr_ray.schema import Annotation, Span
 from vmr_ray.sources import filesystem
@@ -157,8 +158,11 @@ class _Prepare:
     """(chunk files, queries, spans) -> training rows."""
 
     def __init__(self, root: str, text_name: str):
-        self.store = FeatureStore.open(root)
-        self.text = text_encoder(text_name, threads=1)
+        self.store, self.text_name = FeatureStore.open(root), text_name
+
+    @cached_property
+    def text(self) -> TextEncoder:
+        return text_encoder(self.text_name, threads=1)  # by the first call, see `_Encode` in embed.py
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         made = []

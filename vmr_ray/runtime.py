@@ -40,8 +40,9 @@ def connect(verbose: bool = False, **options: Any) -> None:
     context.enable_operator_progress_bars = verbose
     context.print_on_execution_start = verbose
     if not verbose:
-        for name in ("ray", "ray.data", "ray.train", "ray.serve"):
+        for name in ("ray", "ray.train", "ray.serve"):
             logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what it says of errors it raises, too
 
 
 @contextmanager

@@ -112,9 +112,17 @@ def digests(store: str | Path) -> dict[str, str]:
     }
 
 
-def embeds(node: Node) -> bool:
+def embeds(node: Node, stage: str = "_All") -> bool:
     """Whether a worker on this node has its decoder, which is a process below it."""
-    return any("(_All)" in title and descendants(pid) for pid, title in titles(node.pid).items())
+    return any(f"({stage})" in title and descendants(pid) for pid, title in titles(node.pid).items())
+
+
+def assert_same(store: str, undisturbed: Path, count: int) -> None:
+    """The features of all videos and their copies are those of `undisturbed`, to the bit."""
+    found, expected = digests(store), digests(undisturbed)
+    assert len(found) == count
+    for name, digest in found.items():
+        assert digest == expected[name.split("_", 1)[1] if name.startswith("copy") else name], name
 
 
 def test_a_node_lost_in_embedding_changes_nothing(nodes: Cluster, features: Path, world, videos: Path):
@@ -146,13 +154,48 @@ def test_a_node_lost_in_embedding_changes_nothing(nodes: Cluster, features: Path
     assert "use fewer workers" in outcome["steps"]["train"]["error"]
     embedded = outcome["steps"]["embed"]["result"]
     assert (embedded["embedded"], embedded["quarantined"]) == (count, [])
-    undisturbed, (store,) = digests(features), results("features-*")
-    found = digests(store)
-    assert len(found) == count
-    assert all(
-        digest == undisturbed[name.split("_", 1)[1] if name.startswith("copy") else name]
-        for name, digest in found.items()
-    )
+    (store,) = results("features-*")
+    assert_same(store, features, count)
+
+
+def test_encoders_go_to_the_nodes_with_gpus_and_a_lost_decoder_changes_nothing(
+    nodes: Cluster, features: Path, videos: Path, tmp_path: Path
+):
+    """The GPU is pretended (its encoder runs on a CPU), and none is there yet when the embedding begins."""
+    store, count = f"{OUT}/by-gpu", 9 * (1 + COPIES)
+    done: list[subprocess.CompletedProcess[str]] = []
+    command = ["vmr", "embed", videos, "-o", store, "--num-gpus", "1", "--set", "embed.device=cpu", "--json"]
+    thread = threading.Thread(target=lambda: done.append(nodes.run(*command)), daemon=True)
+    thread.start()
+
+    def wait_for(condition: Callable[[], Any]) -> None:
+        deadline = time.monotonic() + 120
+        while not condition():
+            assert thread.is_alive(), done[0].stderr
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    wait_for(lambda: all(embeds(node, "_Decode") for node in nodes.workers))
+    assert not results("by-gpu/chunks/*/*.parquet"), "encoded without a GPU"
+    accelerated = nodes.join(gpus=1)
+    wait_for(lambda: len(results("by-gpu/chunks/*/*.parquet")) >= 2)
+    encoders = [node for node in nodes.workers if any("(_Encode)" in t for t in titles(node.pid).values())]
+    lost = next(node for node in nodes.workers if node is not accelerated)
+    nodes.lose(lost)
+    there = len(results("by-gpu/chunks/*/*.parquet"))
+    nodes.join()
+    thread.join()
+    # A node whose torch cannot use its GPU says so, in one sentence.
+    mistaken = nodes.run("vmr", "embed", min(videos.iterdir()), "-o", tmp_path / "features")
+    nodes.lose(accelerated)
+    assert mistaken.returncode == 2 and "Traceback" not in mistaken.stderr, mistaken.stderr
+    assert "torch cannot use the device 'cuda'" in mistaken.stderr
+    assert encoders == [accelerated]
+    assert done[0].returncode == 0, done[0].stderr
+    assert 0 < there < count, "it was not in the middle"
+    summary = json.loads(done[0].stdout)
+    assert (summary["embedded"], summary["quarantined"]) == (count, [])
+    assert_same(store, features, count)
 
 
 def test_a_node_lost_in_training_changes_nothing(

@@ -37,6 +37,13 @@ def test_importing_the_package_and_asking_for_a_size_load_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the device")
+def test_a_device_that_is_not_there(tiny: Path) -> None:
+    for name in (LITE0, f"hf:{tiny}"):
+        with pytest.raises(VmrError, match=r"torch cannot use the device 'cuda' on .*num_gpus=0"):
+            frame_encoder(name, "cuda")
+
+
 @pytest.mark.parametrize("make", [frame_encoder, frame_spec, text_encoder])
 def test_an_unknown_name_lists_the_known_ones(make: Callable[[str], object]) -> None:
     with pytest.raises(VmrError, match=r"'resnet'; known: (efficientnet-lite0|minilm), hf:"):

@@ -11,7 +11,7 @@ import typer
 from vmr_ray import __version__
 from vmr_ray.cli import archive, doctor, features, find, learn, pipeline, up  # noqa: F401  (each adds its verbs)
 from vmr_ray.cli.common import app, err, out, plain
-from vmr_ray.errors import VmrError
+from vmr_ray.errors import VmrError, told
 
 
 def main() -> None:
@@ -35,10 +35,11 @@ def mistake_of(error: BaseException | None) -> str | None:
     """The sentence for a person, if this is a mistake of theirs: also one that a Ray worker found."""
     while error is not None:
         if isinstance(error, VmrError):
-            return str(error)
+            return told(error)
+        cause = getattr(error, "cause", None)
         if isinstance(error, OSError):
-            return f"{type(error).__name__}: {' '.join(str(error).split())}"
-        error = getattr(error, "cause", None) or error.__cause__
+            return f"{type(cause or error).__name__}: {' '.join(told(error).split())}"
+        error = cause or error.__cause__
     return None
 
 

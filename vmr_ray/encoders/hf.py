@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vmr_ray.encoders import SENTENCE
-from vmr_ray.encoders.inference import equal_lengths
+from vmr_ray.encoders.inference import equal_lengths, to_device
 from vmr_ray.errors import VmrError
 
 T = TypeVar("T")
@@ -146,7 +146,7 @@ def _model(name: str, device: str, threads: int | None) -> Any:
     if threads and device == "cpu":
         torch.set_num_threads(threads)
     # Checkpoints may be stored in half precision, which a CPU computes slowly and badly.
-    return _load(name, AutoModel.from_pretrained).float().eval().to(device)
+    return to_device(_load(name, AutoModel.from_pretrained).float().eval(), device)
 
 
 def _load(name: str, loader: Callable[[str], T]) -> T:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import socket
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
@@ -66,7 +67,7 @@ def torch_runner(module: nn.Module, device: str) -> Run:
     """Runs `module` by torch, in half precision where torch holds it to be safe."""
     import torch
 
-    module = module.eval().to(device)
+    module = to_device(module.eval(), device)
     module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def run(x: np.ndarray) -> np.ndarray:
@@ -74,6 +75,22 @@ def torch_runner(module: nn.Module, device: str) -> Run:
             return module(torch.tensor(x, device=device)).float().cpu().numpy()
 
     return run
+
+
+def to_device(module: Any, device: str) -> Any:
+    """`module` there.
+
+    Raises:
+        VmrError: this machine's torch has no such device.
+    """
+    try:
+        return module.to(device)
+    except (AssertionError, RuntimeError) as error:
+        why = str(error).partition("\n")[0]
+        raise VmrError(
+            f"torch cannot use the device {device!r} on {socket.gethostname()} ({why}); "
+            "install a build of torch for it there, or name another one (embed.device, embed.num_gpus=0)"
+        ) from None
 
 
 def equal_lengths(items: Sequence[Sequence[Any]], size: int) -> Iterator[list[int]]:
