@@ -110,32 +110,37 @@ def _ask(url: str, test: Path) -> Table:
     rows = [json.loads(line) for line in test.read_text().splitlines()]
     asked = rows[:: max(1, len(rows) // QUESTIONS)][:QUESTIONS]
     table = Table(title=f"POST {url}v1/search")
-    for name in ("query", "asked of", "answer", "truth", "IoU"):
-        table.add_column(name, justify="right" if name == "IoU" else "left")
+    for name in ("query", "asked of", "best answer", "truth", "IoU", "true moment at rank"):
+        table.add_column(name, justify="right" if name in ("IoU", "true moment at rank") else "left")
     with httpx.Client(base_url=url, timeout=30) as client:
         for row in asked:
             for scope in ([row["video"]], None):
-                body: dict[str, Any] = {"query": row["query"], "top_k": 1} | (
+                body: dict[str, Any] = {"query": row["query"], "top_k": 10} | (
                     {"video_ids": scope} if scope else {}
                 )
                 response = client.post("v1/search", json=body)
                 response.raise_for_status()
-                best = response.json()["results"][0]
-                truth = (row["start"], row["end"]) if best["video_id"] == row["video"] else None
+                found = response.json()["results"]
+                ious = [_iou(moment, row) for moment in found]
+                rank = next((i for i, iou in enumerate(ious, 1) if iou >= 0.5), None)
                 table.add_row(
                     row["query"] if scope else "",
                     row["video"] if scope else "all videos",
-                    f"{best['video_id']} {best['start']:.1f}-{best['end']:.1f} s",
+                    f"{found[0]['video_id']} {found[0]['start']:.1f}-{found[0]['end']:.1f} s",
                     f"{row['video']} {row['start']:.1f}-{row['end']:.1f} s",
-                    f"{_iou((best['start'], best['end']), truth):.2f}" if truth else "other video",
+                    f"{ious[0]:.2f}",
+                    str(rank or "after 10"),
                 )
     return table
 
 
-def _iou(a: tuple[float, float], b: tuple[float, float]) -> float:
+def _iou(moment: dict[str, Any], truth: dict[str, Any]) -> float:
+    """0 for a moment of another video."""
     from vmr_ray.metrics import iou
 
-    return float(iou([a], [b])[0, 0])
+    if moment["video_id"] != truth["video"]:
+        return 0.0
+    return float(iou([(moment["start"], moment["end"])], [(truth["start"], truth["end"])])[0, 0])
 
 
 @contextmanager
