@@ -10,7 +10,7 @@ import json
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -26,6 +26,7 @@ from vmr_ray.model.spans import ScoredSpan, nms
 from vmr_ray.schema import Moment
 
 _CACHED_WINDOWS = 2048
+_HELD_SEGMENTS = 8192  # of named videos, compared without LanceDB: 8 MB
 
 
 Filter = Mapping[str, str | int | float | bool | Sequence[str | int | float | bool]]
@@ -162,10 +163,7 @@ class Searcher:
         )
         encoded = self.predictor.encode_tokens(states)
         clock.append(time.perf_counter())
-        wanted = [
-            self._candidates(vector, asks[i])
-            for i, vector in zip(good, encoded.vectors.cpu().numpy(), strict=True)
-        ]
+        wanted = self._candidates([asks[i] for i in good], encoded.vectors.float().cpu().numpy())
         for windows, i in zip(wanted, good, strict=True):
             answers[i] = self._unknown_video(asks[i], windows)
         clock.append(time.perf_counter())
@@ -230,8 +228,39 @@ class Searcher:
                 return VmrError(f"the video {missing[0]!r} is not in the index: see the list of videos")
         return None
 
-    def _candidates(self, vector: np.ndarray, ask: Ask) -> list[str]:
-        """Stage 1: the ids of the windows that hold the nearest segments, nearest first."""
+    def _candidates(self, asks: Sequence[Ask], vectors: np.ndarray) -> list[list[str]]:
+        """Stage 1: of every query the ids of the windows that hold the nearest segments, nearest first."""
+        named = {video for ask in asks if not ask.filter for video in ask.video_ids or ()}
+        there = self._segments_of(named) if named else None
+        return [
+            self._nearest(ask, vector)
+            if there is None or ask.filter or ask.video_ids is None
+            else self._nearest_of(there, ask.video_ids, vector)
+            for ask, vector in zip(asks, vectors, strict=True)
+        ]
+
+    def _segments_of(self, videos: Collection[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+        """All segments of these videos, read at once: window ids, video ids, vectors [n, dim]. None if they
+        are too many."""
+        rows = self.tables["segments"].search().where(f"video_id IN {quoted(sorted(videos))}")
+        table = rows.select(["window_id", "video_id", "vector"]).limit(_HELD_SEGMENTS + 1).to_arrow()
+        if len(table) > _HELD_SEGMENTS:
+            return None
+        names = (table[name].to_numpy() for name in ("window_id", "video_id"))
+        vectors = table["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        return *names, vectors.reshape(len(table), -1 if len(table) else 1)
+
+    def _nearest_of(
+        self, there: tuple[np.ndarray, np.ndarray, np.ndarray], videos: Sequence[str], vector: np.ndarray
+    ) -> list[str]:
+        windows, owners, vectors = there
+        own = np.flatnonzero(np.isin(owners, list(videos)))
+        if not len(own):
+            return []
+        order = np.argsort(-(vectors[own] @ vector), kind="stable")[: self.config.candidates]
+        return list(dict.fromkeys(windows[own[order]]))[: self.config.windows]
+
+    def _nearest(self, ask: Ask, vector: np.ndarray) -> list[str]:
         search = self.tables["segments"].search(vector.astype(np.float32)).distance_type("dot")
         if ask.video_ids is not None:
             search = search.bypass_vector_index()  # so few segments are compared one by one

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from contextvars import ContextVar
 
 import pytest
 
-from vmr_ray.serve.batching import Batcher
+from vmr_ray.serve.batching import Batcher, in_thread
 
 
 def test_what_waits_is_done_together():
@@ -18,7 +19,7 @@ def test_what_waits_is_done_together():
         return [2 * item for item in items]
 
     async def ask() -> list[int]:
-        batcher = Batcher(call, 4)
+        batcher = Batcher(in_thread(call), 4)
         first = asyncio.create_task(batcher(0))
         while not sizes:  # the first one is running
             await asyncio.sleep(0.001)
@@ -38,7 +39,7 @@ def test_an_error_is_its_batch_s_and_the_next_one_runs():
         return items
 
     async def ask() -> None:
-        batcher = Batcher(call, 2)
+        batcher = Batcher(in_thread(call), 2)
         with pytest.raises(ValueError, match="zero"):
             await batcher(0)
         assert await batcher(1) == 1
@@ -56,7 +57,7 @@ def test_who_has_given_up_is_not_worked_for():
         return items
 
     async def ask() -> None:
-        batcher = Batcher(call, 8)
+        batcher = Batcher(in_thread(call), 8)
         first = asyncio.create_task(batcher(0))
         while not seen:
             await asyncio.sleep(0.001)
@@ -69,3 +70,39 @@ def test_who_has_given_up_is_not_worked_for():
 
     asyncio.run(ask())
     assert seen == [0, 2]
+
+
+def test_so_many_calls_at_once_and_no_more():
+    running, peak, sizes = 0, 0, []
+
+    async def call(items: list[int]) -> list[int]:
+        nonlocal running, peak
+        running, peak = running + 1, max(peak, running + 1)
+        sizes.append(len(items))
+        await asyncio.sleep(0.01)
+        running -= 1
+        return items
+
+    async def ask() -> list[int]:
+        batcher = Batcher(call, 4, at_once=3)
+        asked = [asyncio.create_task(batcher(i)) for i in range(20)]
+        await asyncio.sleep(0.005)
+        assert batcher.waiting == 20 - sum(sizes)
+        return await asyncio.gather(*asked)
+
+    assert asyncio.run(ask()) == list(range(20))
+    assert peak == 3 and max(sizes) == 4 and sum(sizes) == 20
+
+
+def test_a_call_does_not_belong_to_the_request_that_began_it():
+    """Serve keeps in a context variable what a request called, and cancels it when its client hangs up."""
+    request: ContextVar[str] = ContextVar("request", default="none")
+
+    async def call(items: list[int]) -> list[str]:
+        return [request.get() for _ in items]
+
+    async def ask() -> str:
+        request.set("mine")
+        return await Batcher(call, 1)(0)
+
+    assert asyncio.run(ask()) == "none"

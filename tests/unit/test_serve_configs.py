@@ -33,14 +33,17 @@ def test_every_key_is_known(path: Path):
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)
-def test_a_batch_fits_what_a_replica_takes(path: Path):
-    """A full batch must be able to form, or `serve.batch` waits for what cannot come."""
+def test_batches_find_a_place_and_can_call_for_every_replica(path: Path):
+    """What Encoder and Ranker have ongoing are batches, of which each Api replica lets out a few only."""
     for application in yaml.safe_load(path.read_text())["applications"]:
-        batch = ServeArgs.model_validate(application["args"]).batch_size
+        out = ServeArgs.model_validate(application["args"]).batches_in_flight
         given = {d["name"]: d for d in application["deployments"]}
-        for deployment, size in ((Encoder, 4 * batch), (Ranker, batch)):
-            most = given.get(deployment.name, {}).get("max_ongoing_requests", deployment.max_ongoing_requests)
-            assert most >= size, deployment.name
+        apis = given.get("Api", {}).get("autoscaling_config", {"max_replicas": 1})["max_replicas"]
+        for deployment in (Encoder, Ranker):
+            own = given.get(deployment.name, {})
+            assert own.get("max_ongoing_requests", deployment.max_ongoing_requests) >= out
+            if scaling := own.get("autoscaling_config"):
+                assert scaling["max_replicas"] * scaling["target_ongoing_requests"] <= apis * out
 
 
 def test_a_typo_is_found():

@@ -11,7 +11,7 @@ serve run serve_configs/local.yaml        # import_path: vmr_ray.serve.app:build
 # No `from __future__ import annotations` here: Serve reads the types themselves, also in a replica.
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from fastapi import FastAPI
@@ -27,11 +27,14 @@ from ray.serve.exceptions import (
 from vmr_ray.errors import VmrError
 from vmr_ray.search import Ask, SearchResult
 from vmr_ray.serve.api import UnavailableError, make_api
-from vmr_ray.serve.batching import Batcher
+from vmr_ray.serve.batching import Batcher, in_thread
 from vmr_ray.serve.ingest import IngestJob, IngestQueue
 from vmr_ray.serve.models import ServeArgs
 
 _DEATHS = (RayActorError, DeploymentUnavailableError, ReplicaUnavailableError)
+# The encoder's name and the states of every query; None for what no searcher would take.
+Encoded = tuple[str, list[np.ndarray | None]]
+_MOST_WAITING = 256  # searches in one Api replica, for the next free place at a ranker
 _BUCKETS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000]  # milliseconds
 
 # Shares of a core are what keeps a laptop with two of them going; a config file sets others.
@@ -51,13 +54,15 @@ class Encoder:
         self.encoder = text_encoder(load_info(f"{settings.index}/checkpoint").text_encoder, settings.device)
         self.most = settings.search.max_query_chars
         self.encoder(["warm up"])
-        self.batched = Batcher(self.encoder, 4 * settings.batch_size)
+        self.batched = Batcher(in_thread(self.encoder), 4 * settings.batch_size)
 
-    async def encode(self, query: str) -> tuple[str, np.ndarray | None]:
-        """The encoder's name and the states; None for what no searcher would take."""
-        if not query.strip() or len(query) > self.most:
-            return self.encoder.name, None
-        return self.encoder.name, await self.batched(query.strip())
+    async def encode(self, queries: list[str]) -> Encoded:
+        async def one(query: str) -> np.ndarray | None:
+            if not query.strip() or len(query) > self.most:
+                return None
+            return await self.batched(query.strip())
+
+        return self.encoder.name, list(await asyncio.gather(*map(one, queries)))
 
 
 @serve.deployment(ray_actor_options={"num_cpus": 0.5}, max_ongoing_requests=32, max_queued_requests=64)
@@ -81,17 +86,15 @@ class Ranker:
             tag_keys=("stage",),
         )
         # In a thread, so that health checks are answered during a search.
-        self.batched = Batcher(self._search, settings.batch_size)
+        self.batched = Batcher(in_thread(self._search), settings.batch_size)
 
-    async def search(
-        self, ask: Ask, encoded: tuple[str, np.ndarray | None] | None
-    ) -> SearchResult | VmrError:
+    async def search(self, asks: list[Ask], encoded: Encoded | None) -> list[SearchResult | VmrError]:
         """`encoded` is the Encoder's answer, None without one."""
-        name, tokens = encoded or ("", None)
+        name, tokens = encoded or ("", [])
         # While a new version is rolled out, the encoder may be of the other one.
         if name != self.searcher.predictor.info.text_encoder:
-            tokens = None
-        return await self.batched((ask, tokens))
+            tokens = [None] * len(asks)
+        return list(await asyncio.gather(*map(self.batched, zip(asks, tokens, strict=True))))
 
     def _search(self, asks: list[tuple[Ask, np.ndarray | None]]) -> list[SearchResult | VmrError]:
         missing = [ask.query.strip() or "-" for ask, tokens in asks if tokens is None]
@@ -161,16 +164,26 @@ class Api:
         ingest: serve.handle.DeploymentHandle,
     ):
         self.settings, self.encoder, self.ranker, self.ingest = settings, encoder, ranker, ingest
+        # What a call between processes costs is shared, too.
+        self.batched = Batcher(self._search, settings.batch_size, settings.batches_in_flight)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return make_api(self.settings, self)
 
     async def search(self, ask: Ask) -> SearchResult | VmrError:
-        def call() -> Any:
-            encoded = self.encoder.encode.remote(ask.query) if self.encoder else None
-            return self.ranker.search.remote(ask, encoded)
+        if self.batched.waiting >= _MOST_WAITING:
+            raise UnavailableError
+        try:
+            return await asyncio.wait_for(self.batched(ask), self.settings.timeout_s)
+        except TimeoutError:
+            raise UnavailableError from None
 
-        return await self._read(call)
+    async def _search(self, asks: list[Ask]) -> list[SearchResult | VmrError]:
+        def call() -> Any:
+            encoded = self.encoder.encode.remote([ask.query for ask in asks]) if self.encoder else None
+            return self.ranker.search.remote(asks, encoded)
+
+        return cast("list[SearchResult | VmrError]", await self._read(call))
 
     async def version(self) -> str:
         return await self._read(lambda: self.ranker.version.remote())
