@@ -119,16 +119,25 @@ class Searcher:
         """The checksum of the checkpoint that ranks."""
         return self.predictor.info.version
 
-    def videos(self, video_ids: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    def videos(
+        self, video_ids: Sequence[str] | None = None, offset: int = 0, limit: int | None = None
+    ) -> list[dict[str, Any]]:
         """The indexed videos (or those of `video_ids`): video_id, uri, metadata, duration in seconds,
-        frames, partial; by video_id."""
-        search = self.tables["videos"].search()
+        frames, partial; by video_id, `limit` of them from number `offset` on."""
+        table = self.tables["videos"]
+        if limit is not None and video_ids is None:
+            ids = table.search().select(["video_id"]).limit(None).to_arrow()["video_id"].to_pylist()
+            video_ids, offset = sorted(ids)[offset : offset + limit], 0
+        search = table.search()
         if video_ids is not None:
+            if not video_ids:
+                return []
             search = search.where(f"video_id IN {quoted(video_ids)}")
         rows = search.limit(None).to_arrow().to_pylist()
         for row in rows:
             row["metadata"] = json.loads(row["metadata"])
-        return sorted(rows, key=lambda row: row["video_id"])
+        rows.sort(key=lambda row: row["video_id"])
+        return rows[offset:] if limit is None else rows[offset : offset + limit]
 
     def search(
         self, query: str, top_k: int = 10, video_ids: Sequence[str] | None = None, **more: Any

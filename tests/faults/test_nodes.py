@@ -253,7 +253,7 @@ def test_only_what_changed_is_done_again(nodes: Cluster, world, videos: Path):
     assert indexed == {video.name for video in videos.glob("*.mp4")} and gone.name not in indexed
 
 
-def test_a_node_lost_in_serving_is_hardly_seen(nodes: Cluster, tmp_path: Path):
+def test_a_node_lost_in_serving_is_hardly_seen(nodes: Cluster, world, tmp_path: Path):
     """Two replicas on two nodes, deployed as the README does; one node goes, and another one comes."""
     port, (index,) = free_port(), results("index-*")
     config = yaml.safe_load((ROOT / "serve_configs" / "local.yaml").read_text())
@@ -299,3 +299,21 @@ def test_a_node_lost_in_serving_is_hardly_seen(nodes: Cluster, tmp_path: Path):
         until(lambda: all(replicas(node) == 2 for node in nodes.workers))
         again = client.post("/v1/search", json=ask).json()["results"]
         assert [(m["video_id"], m["start"]) for m in again] == [(m["video_id"], m["start"]) for m in found]
+
+        # Into an index on object storage videos are added as into any other.
+        nodes.join()
+        data, name = min(world.videos.glob("*.mp4")).read_bytes(), "uploaded.mp4"
+        sent = client.post(
+            "/v1/videos", params={"name": name}, content=data, headers={"content-type": "video/mp4"}
+        )
+        assert sent.status_code == 202, sent.text
+        until(lambda: client.get(f"/v1/jobs/{sent.json()['job_id']}").json()["status"] in ("done", "failed"))
+        assert client.get(f"/v1/jobs/{sent.json()['job_id']}").json()["status"] == "done"
+        own = client.post("/v1/search", json={**ask, "video_ids": [name]}).json()["results"]
+        assert own and {m["video_id"] for m in own} == {name}
+        part = client.get(f"/v1/videos/{name}/stream", headers={"range": "bytes=10-19"})
+        assert part.status_code == 206 and part.content == data[10:20]
+        assert results(f"index-*/ingest/uploads/{name}")
+        assert client.delete(f"/v1/videos/{name}").status_code == 204
+        assert client.post("/v1/search", json={**ask, "video_ids": [name]}).status_code == 400
+        assert not results(f"index-*/ingest/uploads/{name}")

@@ -99,6 +99,18 @@ def test_videos_do_not_show_paths(client: httpx.Client, world):
     assert str(world.root) not in response.text
 
 
+def test_pages_of_videos_are_the_whole_list(client: httpx.Client):
+    whole = client.get("v1/videos").json()
+    found, token = [], {}
+    for size in (4, 4, 1):
+        page = client.get("v1/videos", params={"limit": 4, **token}).json()
+        assert len(page["videos"]) == size
+        found += page["videos"]
+        token = {"page_token": page["next_page_token"]}
+    assert found == whole["videos"]
+    assert token["page_token"] is None and whole["next_page_token"] is None
+
+
 def test_stream_answers_ranges(client: httpx.Client, world):
     video = client.get("v1/videos").json()["videos"][0]["video_id"]
     data = (world.videos / video).read_bytes()

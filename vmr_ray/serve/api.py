@@ -66,7 +66,9 @@ class Backend(Protocol):
 
     async def search(self, ask: Ask) -> SearchResult | VmrError: ...
     async def version(self) -> str: ...
-    async def videos(self, video_ids: Sequence[str] | None = None) -> list[dict[str, Any]]: ...
+    async def videos(
+        self, video_ids: Sequence[str] | None = None, offset: int = 0, limit: int | None = None
+    ) -> list[dict[str, Any]]: ...
     async def add(self, video_id: str, uri: str, metadata: dict[str, Any]) -> IngestJob: ...
     async def job(self, job_id: str) -> IngestJob | None: ...
     async def delete(self, video_id: str) -> None: ...
@@ -179,10 +181,10 @@ def make_api(settings: ServeArgs, backend: Backend) -> FastAPI:
     ) -> VideoList:
         """The searchable videos, by their id."""
         offset = _offset(page_token, "videos")
-        rows = await backend.videos()
+        rows = await backend.videos(offset=offset, limit=limit + 1)
         return VideoList(
-            videos=[IndexedVideo(**row) for row in rows[offset : offset + limit]],
-            next_page_token=_token(offset + limit, "videos") if len(rows) > offset + limit else None,
+            videos=[IndexedVideo(**row) for row in rows[:limit]],
+            next_page_token=_token(offset + limit, "videos") if len(rows) > limit else None,
         )
 
     @api.post(

@@ -110,8 +110,10 @@ class Ranker:
     def version(self) -> str:
         return self.searcher.version
 
-    def videos(self, video_ids: Sequence[str] | None = None) -> list[dict[str, Any]]:
-        return self.searcher.videos(video_ids)
+    def videos(
+        self, video_ids: Sequence[str] | None = None, offset: int = 0, limit: int | None = None
+    ) -> list[dict[str, Any]]:
+        return self.searcher.videos(video_ids, offset, limit)
 
     async def check_health(self) -> None:
         """A wedged network or index fails this, and Serve replaces the replica."""
@@ -188,8 +190,10 @@ class Api:
     async def version(self) -> str:
         return await self._read(lambda: self.ranker.version.remote())
 
-    async def videos(self, video_ids: Sequence[str] | None = None) -> list[dict[str, Any]]:
-        return await self._read(lambda: self.ranker.videos.remote(video_ids))
+    async def videos(
+        self, video_ids: Sequence[str] | None = None, offset: int = 0, limit: int | None = None
+    ) -> list[dict[str, Any]]:
+        return await self._read(lambda: self.ranker.videos.remote(video_ids, offset, limit))
 
     async def add(self, video_id: str, uri: str, metadata: dict[str, Any]) -> IngestJob:
         return await self._write(self.ingest.add, video_id, uri, metadata)

@@ -30,6 +30,7 @@ from vmr_ray.features import FeatureStore
 from vmr_ray.index import Metadata, build_index, delete_videos, open_tables, quoted
 from vmr_ray.sources import VIDEO_SUFFIXES, filesystem, is_remote
 
+_OLD_PART = 24 * 3600 * 10**9  # nanoseconds
 _UNFINISHED = ("queued", "embedding", "indexing")
 
 
@@ -64,6 +65,7 @@ class IngestQueue:
         for job in sorted(self._jobs.values(), key=lambda job: job.created):
             if job.status in _UNFINISHED:
                 self._queue.put(job.job_id)
+        _clear_parts(index)
         threading.Thread(target=self._work, daemon=True).start()
 
     def add(self, video_id: str, uri: str, metadata: Metadata) -> IngestJob:
@@ -193,6 +195,14 @@ def upload_name(name: str) -> str:
 
 def upload_place(index: str, name: str) -> str:
     return f"{index}/ingest/uploads/{name}"
+
+
+def _clear_parts(index: str) -> None:
+    """Delete what uploads have left whose replica died; none that still grows is so old."""
+    filesys, path = filesystem(upload_place(index, ""))
+    for info in filesys.get_file_info(fs.FileSelector(path, allow_not_found=True)):
+        if info.extension == "part" and info.mtime_ns < time.time_ns() - _OLD_PART:
+            filesys.delete_file(info.path)
 
 
 def remove_upload(index: str, video_id: str) -> None:
