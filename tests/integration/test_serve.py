@@ -161,7 +161,10 @@ def test_a_batch_answers_each_search_for_itself(client: httpx.Client):
     good = {"query": "the red ball spins", "top_k": 2}
     response = client.post("v1/search:batch", json={"searches": [good, good | {"video_ids": ["none.mp4"]}]})
     first, second = response.json()["responses"]
-    assert first["results"] == client.post("v1/search", json=good).json()["results"]
+    alone = client.post("v1/search", json=good).json()["results"]
+    # The last digits of a sum depend on what else is in the batch.
+    scores = [[m.pop("score") for m in found] for found in (first["results"], alone)]
+    assert first["results"] == alone and scores[0] == pytest.approx(scores[1], abs=1e-4)
     assert "none.mp4" in second["error"]
 
 
