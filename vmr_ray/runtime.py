@@ -15,10 +15,13 @@ if TYPE_CHECKING:
     from ray.data import ActorPoolStrategy
 
 
-def connect(verbose: bool = False, **options: Any) -> None:
+verbose = False  # Ray's own progress and logs are shown: `vmr -v`
+
+
+def connect(**options: Any) -> None:
     """Join the cluster of RAY_ADDRESS or the one running here; else start one on this machine.
 
-    Does nothing when already connected. `options` go to `ray.init`.
+    Joins nothing when already connected. `options` go to `ray.init`.
     """
     # Ray's own notices are for operators; a person at a terminal asked for something else.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from vmr_ray import __version__
+from vmr_ray import __version__, runtime
 from vmr_ray.cli import archive, doctor, features, find, learn, pipeline, up  # noqa: F401  (each adds its verbs)
 from vmr_ray.cli.common import app, err, out, plain
 from vmr_ray.errors import VmrError, told
@@ -59,10 +59,7 @@ def _options(
     if version:
         out.print(__version__)
         raise typer.Exit
-    if verbose:
-        from vmr_ray.runtime import connect
-
-        connect(verbose=True)
+    runtime.verbose = verbose
 
 
 def _verbose_first(words: list[str]) -> list[str]:
