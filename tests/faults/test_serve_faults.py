@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -42,10 +43,12 @@ def place(moment: dict) -> tuple[str, float, float]:
     return moment["video_id"], moment["start"], moment["end"]
 
 
-async def ask_many(url: str, count: int) -> list[httpx.Response]:
+async def ask_many(
+    url: str, count: int, path: str = "v1/search", body: dict[str, Any] = ASK
+) -> list[httpx.Response]:
     limits = httpx.Limits(max_connections=count)
     async with httpx.AsyncClient(base_url=url, timeout=120, limits=limits) as client:
-        return await asyncio.gather(*(client.post("v1/search", json=ASK) for _ in range(count)))
+        return await asyncio.gather(*(client.post(path, json=body) for _ in range(count)))
 
 
 def test_what_is_too_much_is_refused_and_the_rest_answered(url: str):
@@ -59,6 +62,11 @@ def test_what_is_too_much_is_refused_and_the_rest_answered(url: str):
         else:
             # In a batch the last digits of a score may differ.
             assert [place(m) for m in response.json()["results"]] == [place(m) for m in expected]
+    # A request may hold many searches: they are counted one by one.
+    found = asyncio.run(ask_many(url, 30, "v1/search:batch", {"searches": [ASK] * 32}))
+    statuses = Counter(response.status_code for response in found)
+    assert set(statuses) == {200, 503}, statuses
+    assert all(len(r.json()["responses"]) == 32 for r in found if r.status_code == 200)
     # And it is as before.
     assert httpx.post(f"{url}v1/search", json=ASK, timeout=60).status_code == 200
 

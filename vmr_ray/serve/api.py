@@ -164,7 +164,7 @@ def make_api(settings: ServeArgs, backend: Backend) -> FastAPI:
 
     @api.post("/v1/search:batch", tags=["search"])
     async def search_batch(request: BatchRequest) -> BatchResponse:
-        """Several searches; a mistake in one is that one's answer."""
+        """Several searches; a mistake in one is that one's answer, too much to do everyone's."""
 
         async def one(search: SearchRequest) -> SearchResponse | Refusal:
             try:
@@ -172,7 +172,12 @@ def make_api(settings: ServeArgs, backend: Backend) -> FastAPI:
             except VmrError as error:
                 return Refusal(error=str(error))
 
-        return BatchResponse(responses=list(await asyncio.gather(*map(one, request.searches))))
+        tasks = [asyncio.create_task(one(search)) for search in request.searches]
+        try:
+            return BatchResponse(responses=list(await asyncio.gather(*tasks)))
+        finally:
+            for task in tasks:  # when one is refused, or the client hangs up, nobody reads the others
+                task.cancel()
 
     @api.get("/v1/videos", tags=["videos"])
     async def videos(
