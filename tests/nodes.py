@@ -42,7 +42,7 @@ class Cluster:
         node.wait()
         self.workers.remove(node)
 
-    def run(self, *command: str | Path, timeout: float = 400) -> subprocess.CompletedProcess[str]:
+    def run(self, *command: str | Path, timeout: float = 600) -> subprocess.CompletedProcess[str]:
         """A program of this environment, to its end."""
         return subprocess.run(
             [BIN / command[0], *command[1:]],

@@ -85,7 +85,7 @@ class Job:
 
     def wait_for(self, condition: Callable[[], Any]) -> None:
         """Until it is at a certain point."""
-        deadline = time.monotonic() + 240
+        deadline = time.monotonic() + 360
         while not condition():
             assert self._thread.is_alive(), self._done[0].stdout + self._done[0].stderr
             assert time.monotonic() < deadline
