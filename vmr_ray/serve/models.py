@@ -25,7 +25,7 @@ class ServeArgs(BaseModel):
     max_upload_mb: int = Field(2048, ge=0, description="largest upload; 0: none are taken")
     timeout_s: float = Field(20.0, gt=0, description="a search that takes longer is given up with 503")
     idle_s: float = Field(30.0, gt=0, description="a body of which nothing comes for so long is given up")
-    batch_size: int = Field(8, ge=1, description="searches that travel and are ranked together")
+    batch_size: int = Field(16, ge=1, description="searches that travel and are ranked together")
     batches_in_flight: int = Field(
         4, ge=1, description="batches that an Api replica has at the rankers at a time; further searches wait"
     )
