@@ -270,8 +270,8 @@ def test_a_key_is_asked_for(browser: Browser, index: Path, tmp_path: Path):
         async def search(self, ask: Any) -> Any:
             return self.searcher.search_many([ask])[0]
 
-        async def videos(self, video_ids: Any = None) -> Any:
-            return self.searcher.videos(video_ids)
+        async def videos(self, video_ids: Any = None, offset: int = 0, limit: int | None = None) -> Any:
+            return self.searcher.videos(video_ids, offset, limit)
 
     key = new_key("ann", tmp_path / "keys")
     settings = ServeArgs(index=str(index), auth="keys", key_file=str(tmp_path / "keys"))
