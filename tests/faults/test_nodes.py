@@ -133,7 +133,7 @@ def test_a_node_lost_in_embedding_changes_nothing(nodes: Cluster, features: Path
         return len(results("features-*/chunks/*/*.parquet"))
 
     job = Job(nodes, world, videos, "train.workers=100")
-    # There is no CPU yet, as on a cloud: its pool begins without one and grows with the cluster.
+    # When it is submitted there is no CPU yet, as on a cloud.
     nodes.join()
     nodes.join()
     job.wait_for(lambda: all(map(embeds, nodes.workers)) and written())
