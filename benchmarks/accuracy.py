@@ -40,13 +40,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from vmr_ray.checkpoint import load_network
 from vmr_ray.config import load_config
 from vmr_ray.demo.world import render_world
-from vmr_ray.embed import embed
-from vmr_ray.evaluate import evaluate
+from vmr_ray.embedding.embed import embed
+from vmr_ray.evaluation.evaluate import evaluate
+from vmr_ray.model.checkpoint import load_network
 from vmr_ray.model.predictor import Predictor
-from vmr_ray.train import train
+from vmr_ray.training.train import train
 
 # What one row changes; everything else is the default.
 VARIANTS: dict[str, tuple[str, ...]] = {

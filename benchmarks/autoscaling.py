@@ -107,8 +107,8 @@ def main(
         os.environ["RAY_ADDRESS"] = address
         import ray
 
-        from vmr_ray.embed import embed
-        from vmr_ray.runtime import connect
+        from vmr_ray.cluster import connect
+        from vmr_ray.embedding.embed import embed
 
         queue = Path(folder) / "videos"
         queue.mkdir()

@@ -35,10 +35,10 @@ from rich.console import Console
 from rich.table import Table
 
 from vmr_ray.config import DecodeConfig, EmbedConfig
-from vmr_ray.decode.reader import read_frames, read_index
-from vmr_ray.decode.sampling import Sampling
-from vmr_ray.embed import embed
+from vmr_ray.embedding.embed import embed
 from vmr_ray.encoders import frame_encoder
+from vmr_ray.video.decode.reader import read_frames, read_index
+from vmr_ray.video.decode.sampling import Sampling
 
 ENCODER = "efficientnet-lite0"
 SETS = {"1080p_gop2s": ((1920, 1080), 2), "720p_gop10s": ((1280, 720), 10)}
@@ -247,8 +247,8 @@ def main(
     work: Annotated[Path, typer.Option(help="where made files go, and stay")] = Path("bench-media"),
 ) -> None:
     """Measure and print."""
-    from vmr_ray.runtime import connect
-    from vmr_ray.sources import find_videos
+    from vmr_ray.cluster import connect
+    from vmr_ray.video.sources import find_videos
 
     connect(address="local", num_cpus=cores, include_dashboard=False)
     figures: Figures = {"cores": cores}

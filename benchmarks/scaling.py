@@ -38,13 +38,13 @@ from processes import started_by
 from rich.console import Console
 from rich.table import Table
 
-from vmr_ray.checkpoint import CheckpointInfo, save_checkpoint
 from vmr_ray.config import EmbedConfig, ModelConfig
-from vmr_ray.embed import _All, embed
+from vmr_ray.embedding.embed import _All, embed
 from vmr_ray.encoders import default_text_encoder, frame_spec, text_encoder
-from vmr_ray.features import FeatureStore, StoreSpec
-from vmr_ray.schema import Video
-from vmr_ray.sources import find_videos
+from vmr_ray.features import FeatureStore
+from vmr_ray.model.checkpoint import CheckpointInfo, save_checkpoint
+from vmr_ray.schema import StoreSpec, Video
+from vmr_ray.video.sources import find_videos
 
 ENCODER = "efficientnet-lite0"
 SHORT, LONG = 10, 60  # seconds of the two files that a worker is measured with
@@ -162,7 +162,7 @@ def _work(files: dict[int, str]) -> dict[str, float]:
 def _timed(worker: _All, video: Video) -> tuple[float, float, float]:
     import pyarrow as pa
 
-    from vmr_ray.embed import _PARTS
+    from vmr_ray.embedding.embed import _PARTS
 
     row = pa.Table.from_pylist([asdict(video) | {"part": 0, "parts": 1}], schema=_PARTS)
     decode = encode = write = 0.0
@@ -189,7 +189,7 @@ def session(cores: int, files: dict[int, str], shapes: Sequence[tuple[int, int]]
     """
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
     worker = measure_worker({seconds: files[seconds] for seconds in (SHORT, LONG)}, cores)
-    from vmr_ray.runtime import connect
+    from vmr_ray.cluster import connect
 
     connect(address="local", num_cpus=cores, include_dashboard=False)
     _rows(8, 1)
@@ -279,8 +279,8 @@ def measure_archive(folder: Path, hours: float, queries: int) -> Figures:
     """
     import torch
 
-    from vmr_ray.index import build_index
-    from vmr_ray.search import Searcher
+    from vmr_ray.search.build import build_index
+    from vmr_ray.search.searcher import Searcher
 
     torch.set_num_threads(1)
     _, dim = frame_spec(ENCODER)
@@ -568,7 +568,7 @@ def make_files(work: Path, lengths: set[int]) -> dict[int, str]:
 
 def _archive(hours: float, queries: int) -> Figures:
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
-    from vmr_ray.runtime import connect
+    from vmr_ray.cluster import connect
 
     connect(address="local", num_cpus=1, include_dashboard=False)
     with tempfile.TemporaryDirectory() as folder:

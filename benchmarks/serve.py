@@ -43,11 +43,11 @@ from processes import megabytes, named, started_by
 from rich.console import Console
 from rich.table import Table
 
-from vmr_ray.checkpoint import load_network, save_checkpoint
 from vmr_ray.config import Config, IndexConfig, SearchConfig, TrainConfig
 from vmr_ray.errors import VmrError
-from vmr_ray.index import add_vector_index
-from vmr_ray.search import Searcher
+from vmr_ray.model.checkpoint import load_network, save_checkpoint
+from vmr_ray.search.build import add_vector_index
+from vmr_ray.search.searcher import Searcher
 from vmr_ray.serve import local
 from vmr_ray.serve.app import assemble
 
@@ -94,9 +94,9 @@ def main(
 
 def make_index(folder: Path) -> tuple[Path, Path]:
     from vmr_ray.demo.world import render_world
-    from vmr_ray.embed import embed
-    from vmr_ray.index import build_index
-    from vmr_ray.train import train
+    from vmr_ray.embedding.embed import embed
+    from vmr_ray.search.build import build_index
+    from vmr_ray.training.train import train
 
     world = render_world(folder / "world", train_videos=48, test_videos=12)
     embed([world.videos], folder / "features")
@@ -112,7 +112,7 @@ def make_index(folder: Path) -> tuple[Path, Path]:
 
 def read_bodies(index: Path, queries: Path) -> list[Body]:
     """A search within its own video for every query whose video is indexed, in random order."""
-    from vmr_ray.features.names import resolve_ids
+    from vmr_ray.annotations.video_ids import resolve_ids
 
     rows = [json.loads(line) for line in queries.open()]
     ids = resolve_ids({row["video"] for row in rows}, [v["video_id"] for v in Searcher(index).videos()])

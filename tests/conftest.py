@@ -20,7 +20,7 @@ def cluster() -> Iterator[None]:
     """One Ray session for all integration tests."""
     import ray
 
-    from vmr_ray.runtime import connect
+    from vmr_ray.cluster import connect
 
     connect(address="local", num_cpus=2, include_dashboard=False)
     yield
@@ -38,7 +38,7 @@ def world(tmp_path_factory: pytest.TempPathFactory):
 @pytest.fixture(scope="session")
 def features(cluster, world, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Their feature store."""
-    from vmr_ray.embed import embed
+    from vmr_ray.embedding.embed import embed
 
     out = tmp_path_factory.mktemp("features")
     assert embed([world.videos], out).embedded == 9
@@ -59,7 +59,7 @@ def small():
 @pytest.fixture(scope="session")
 def trained(features, world, small, tmp_path_factory: pytest.TempPathFactory):
     """A trained run."""
-    from vmr_ray.train import train
+    from vmr_ray.training.train import train
 
     return train(features, world.train, tmp_path_factory.mktemp("run"), small)
 
@@ -67,7 +67,7 @@ def trained(features, world, small, tmp_path_factory: pytest.TempPathFactory):
 @pytest.fixture(scope="session")
 def index(features, trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An index of all videos."""
-    from vmr_ray.index import build_index
+    from vmr_ray.search.build import build_index
 
     out = tmp_path_factory.mktemp("index")
     assert build_index(features, trained.best, out).videos == 9

@@ -4,24 +4,27 @@ from vmr_ray import Searcher
 Searcher("index").search("a person pours milk")
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Ask", "SearchResult", "Searcher", "VmrError", "__version__"]
+__all__ = ["SearchRequest", "SearchResult", "Searcher", "VmrError", "__version__"]
+
+# Where each public name lives. They are loaded on first use, so `import vmr_ray` loads neither torch nor Ray.
+_HOME = {
+    "SearchRequest": "vmr_ray.search.result",
+    "SearchResult": "vmr_ray.search.result",
+    "Searcher": "vmr_ray.search.searcher",
+    "VmrError": "vmr_ray.errors",
+}
 
 if TYPE_CHECKING:
     from vmr_ray.errors import VmrError
-    from vmr_ray.search import Ask, Searcher, SearchResult
+    from vmr_ray.search.result import SearchRequest, SearchResult
+    from vmr_ray.search.searcher import Searcher
 
 
 def __getattr__(name: str) -> Any:
-    """The library's names are loaded when they are used: `import vmr_ray` loads neither torch nor Ray."""
-    if name == "VmrError":
-        from vmr_ray.errors import VmrError
-
-        return VmrError
-    if name in __all__:
-        from vmr_ray import search
-
-        return getattr(search, name)
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from vmr_ray.errors import VmrError
+from vmr_ray.errors import VmrError, one_line
 
 
 class Section(BaseModel):
@@ -31,7 +31,7 @@ class DecodeConfig(Section):
     @field_validator("sampling")
     @classmethod
     def _known_sampling(cls, value: str) -> str:
-        from vmr_ray.decode.sampling import Sampling
+        from vmr_ray.video.decode.sampling import Sampling
 
         Sampling.parse(value)
         return value
@@ -289,7 +289,7 @@ def load_as(
         except OSError as error:
             raise VmrError(f"cannot read the config file {path}: {error.strerror or error}") from None
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise VmrError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+            raise VmrError(f"{path} is not valid YAML: {one_line(error)}") from None
         if not isinstance(data, dict):
             raise VmrError(f"{path}: expected sections such as 'train:', found {type(data).__name__}")
     for override in overrides or []:

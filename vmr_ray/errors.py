@@ -1,15 +1,23 @@
-"""The one exception a person is meant to read."""
+"""The one exception that a person is meant to read, and the text of every other one."""
+
+from __future__ import annotations
 
 
 class VmrError(Exception):
-    """A mistake in the input that its owner can mend.
+    """A mistake in the input that the user can fix.
 
-    The message is one sentence that names the thing and the mend. The command line prints it
-    without a traceback and exits with 2; the service answers with 4xx.
+    The message is one sentence that names the thing and the fix. The command line prints it without a
+    traceback and exits with 2; the service answers with 4xx.
     """
 
 
-def told(error: BaseException) -> str:
-    """What `error` says; of one that a Ray worker raised its first line, for Ray adds its traceback to it."""
+def error_message(error: BaseException) -> str:
+    """The error's message. For errors raised in a Ray worker only the first line, because Ray appends the
+    traceback."""
     cause = getattr(error, "cause", None)
     return str(error) if cause is None else str(cause).partition("\n")[0]
+
+
+def one_line(error: BaseException, limit: int = 500) -> str:
+    """The error's message on one line of at most `limit` characters; its class if it has no message."""
+    return " ".join(error_message(error).split())[:limit] or type(error).__name__

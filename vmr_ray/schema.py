@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
 import pyarrow as pa
 
 Span = tuple[float, float]
+STORE_FORMAT = 2  # of a feature store's files
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,32 @@ class Summary:
     seconds: float = 0.0
     frames_per_second: float = 0.0
     hours_per_hour: float = 0.0
+
+
+@dataclass(frozen=True)
+class StoreSpec:
+    """What every feature in a store has in common."""
+
+    encoder: str
+    dim: int
+    sampling: str
+    format: int = STORE_FORMAT
+
+
+@dataclass
+class VideoFeatures:
+    """One video: T sampled frames and their features.
+
+    `times` [T] and `edges` [T+1] are seconds; `features` [T, dim] float16.
+    """
+
+    video_id: str
+    uri: str
+    duration: float
+    times: np.ndarray
+    edges: np.ndarray
+    features: np.ndarray
+    partial: bool = False
 
 
 def feature_schema(dim: int, metadata: dict[str, str] | None = None) -> pa.Schema:

@@ -256,7 +256,7 @@ def test_an_upload_becomes_searchable(page: Page, world: Any, tmp_path: Path):
 
 def test_a_key_is_asked_for(browser: Browser, index: Path, tmp_path: Path):
     """A wrong one is told, the right one lets pictures and player through, too."""
-    from vmr_ray.search import Searcher
+    from vmr_ray.search.searcher import Searcher
     from vmr_ray.serve.api import make_api
     from vmr_ray.serve.auth import new_key
     from vmr_ray.serve.models import ServeArgs

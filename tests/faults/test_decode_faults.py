@@ -14,7 +14,7 @@ import pytest
 
 from tests.videos import read_index, write_video
 from vmr_ray.config import DecodeConfig
-from vmr_ray.decode import DecodeError, FrameDecoder
+from vmr_ray.video.decode import DecodeError, FrameDecoder
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +115,7 @@ def test_the_child_dies_with_its_parent(video: str, sampling: str) -> None:
     code = (
         "import sys, time\n"
         "from vmr_ray.config import DecodeConfig\n"
-        "from vmr_ray.decode import FrameDecoder\n"
+        "from vmr_ray.video.decode import FrameDecoder\n"
         f"decoder = FrameDecoder(DecodeConfig(chunk_frames=4, sampling={sampling!r}), 64, 48)\n"
         f"chunks = decoder.decode({video!r})\n"
         "next(chunks)\n"

@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 
 from tests.nodes import descendants, kill_tree
-from vmr_ray.checkpoint import load_network
 from vmr_ray.config import EmbedConfig
-from vmr_ray.embed import embed
+from vmr_ray.embedding.embed import embed
 from vmr_ray.features import FeatureStore
+from vmr_ray.model.checkpoint import load_network
 
 
 def run_and_kill(arguments: list[str], reached: Callable[[], bool], tmp_path: Path) -> None:

@@ -27,12 +27,12 @@ from pyarrow import fs
 from tests import moto
 from tests import nodes as several
 from tests.nodes import ROOT, Cluster, Node, descendants, free_port, titles
-from vmr_ray.checkpoint import load_network
 from vmr_ray.config import Config, ModelConfig, TrainConfig
 from vmr_ray.features import FeatureStore
-from vmr_ray.search import Searcher
-from vmr_ray.sources import filesystem
-from vmr_ray.train import train
+from vmr_ray.model.checkpoint import load_network
+from vmr_ray.search.searcher import Searcher
+from vmr_ray.storage import filesystem
+from vmr_ray.training.train import train
 
 COPIES = 7  # of each video under other names: there must be a middle
 EVERY = 20  # epochs from one checkpoint to the next

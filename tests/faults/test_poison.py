@@ -19,10 +19,10 @@ import pytest
 from tests.poison import Poison, all_poison, playlist_texts, slowed, write_good
 from tests.videos import write_video
 from vmr_ray.config import DecodeConfig, EmbedConfig
-from vmr_ray.decode import DecodeError, FrameDecoder
-from vmr_ray.embed import embed
+from vmr_ray.embedding.embed import embed
 from vmr_ray.features import FeatureStore
 from vmr_ray.schema import Summary
+from vmr_ray.video.decode import DecodeError, FrameDecoder
 
 CONFIG = EmbedConfig(decode=DecodeConfig(chunk_frames=4, timeout_s=12))
 CRASH, HANG = "bad/crash.mp4", "bad/hang.mp4"

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from tests.nodes import titles
-from vmr_ray.checkpoint import load_network
 from vmr_ray.config import Config, ModelConfig, TrainConfig
-from vmr_ray.train import train
+from vmr_ray.model.checkpoint import load_network
+from vmr_ray.training.train import train
 
 EVERY = 10  # epochs from one checkpoint to the next
 

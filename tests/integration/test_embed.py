@@ -13,7 +13,7 @@ import pytest
 
 from tests.videos import write_video
 from vmr_ray.config import DecodeConfig, EmbedConfig
-from vmr_ray.embed import embed
+from vmr_ray.embedding.embed import embed
 from vmr_ray.features import verify
 
 

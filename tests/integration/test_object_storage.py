@@ -10,10 +10,12 @@ from pyarrow import fs
 
 from tests import moto
 from vmr_ray.config import EmbedConfig
-from vmr_ray.embed import embed
+from vmr_ray.embedding.embed import embed
 from vmr_ray.errors import VmrError
 from vmr_ray.features import FeatureStore, compact, verify
-from vmr_ray.sources import LocalCopies, filesystem, find_videos
+from vmr_ray.storage import filesystem
+from vmr_ray.video.local_copies import LocalCopies
+from vmr_ray.video.sources import find_videos
 
 
 @pytest.fixture(scope="module")

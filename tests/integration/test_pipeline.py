@@ -10,14 +10,14 @@ import av
 import numpy as np
 import pytest
 
-from vmr_ray.checkpoint import load_network, save_checkpoint
-from vmr_ray.embed import embed
+from vmr_ray.embedding.embed import embed
 from vmr_ray.errors import VmrError
-from vmr_ray.evaluate import evaluate
+from vmr_ray.evaluation.evaluate import evaluate
 from vmr_ray.features import FeatureStore
-from vmr_ray.index import build_index
-from vmr_ray.search import Searcher
-from vmr_ray.train import train
+from vmr_ray.model.checkpoint import load_network, save_checkpoint
+from vmr_ray.search.build import build_index
+from vmr_ray.search.searcher import Searcher
+from vmr_ray.training.train import train
 
 
 def files_of(store: Path) -> dict[str, bytes]:

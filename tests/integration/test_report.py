@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from vmr_ray import cli
-from vmr_ray.checkpoint import load_network, save_checkpoint
 from vmr_ray.errors import VmrError
-from vmr_ray.evaluate import evaluate
+from vmr_ray.evaluation.evaluate import evaluate
 from vmr_ray.features import FeatureStore
+from vmr_ray.model.checkpoint import load_network, save_checkpoint
 
 
 def test_a_report_of_a_trained_model(

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from vmr_ray import cli
-from vmr_ray.checkpoint import load_info
 from vmr_ray.features import FeatureStore
+from vmr_ray.model.checkpoint import load_info
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SMALL = ["model.dim=32", "model.fusion_dim=32", "model.heads=2", "train.cpus_per_worker=0.5"]

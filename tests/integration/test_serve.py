@@ -61,7 +61,7 @@ def test_search_within_a_video(client: httpx.Client):
 
 
 def test_service_answers_as_the_library_does(client: httpx.Client, index: Path):
-    from vmr_ray.search import Searcher
+    from vmr_ray.search.searcher import Searcher
 
     found = Searcher(index).search("the red ball spins", 5).moments
     answer = client.post("v1/search", json={"query": "the red ball spins", "top_k": 5}).json()

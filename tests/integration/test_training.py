@@ -8,11 +8,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from tests.nodes import titles
-from vmr_ray.checkpoint import load_info
 from vmr_ray.config import Config
-from vmr_ray.loop import Rows
-from vmr_ray.prepare import Prepared, read_rows
-from vmr_ray.train import train
+from vmr_ray.model.checkpoint import load_info
+from vmr_ray.training.loop import Rows
+from vmr_ray.training.prepare import Prepared, read_rows
+from vmr_ray.training.train import train
 
 
 def changed(config: Config, **settings: object) -> Config:

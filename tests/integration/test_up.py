@@ -11,7 +11,7 @@ import pytest
 
 from tests.tiny_hf import save_tiny
 from vmr_ray import cli
-from vmr_ray.search import Searcher
+from vmr_ray.search.searcher import Searcher
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from vmr_ray.config import Config, ModelConfig, TrainConfig
-from vmr_ray.train import train
+from vmr_ray.training.train import train
 
 
 def test_two_workers_train_as_one_does(cluster, features: Path, world, tmp_path: Path):

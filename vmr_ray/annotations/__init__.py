@@ -15,7 +15,7 @@ from pathlib import Path
 
 from vmr_ray.annotations import activitynet, charades_cd, charades_sta, qvhighlights, tacos, vmr
 from vmr_ray.annotations.qvhighlights import Highlight, read_highlights
-from vmr_ray.annotations.rows import Problem, Row, check
+from vmr_ray.annotations.rows import Problem, Row, check_row
 from vmr_ray.annotations.text import read_text
 from vmr_ray.errors import VmrError
 from vmr_ray.schema import Annotation
@@ -101,7 +101,7 @@ def read_annotations(
 
     found = AnnotationSet([], format, len(rows), [])
     for row in rows:
-        annotation, problem = (None, row) if isinstance(row, Problem) else check(row, seconds)
+        annotation, problem = (None, row) if isinstance(row, Problem) else check_row(row, seconds)
         if annotation is not None:
             found.annotations.append(annotation)
         if problem is not None:

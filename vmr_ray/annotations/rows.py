@@ -46,7 +46,7 @@ class DefectError(Exception):
         self.reason = reason
 
 
-def check(row: Row, durations: Mapping[str, float]) -> tuple[Annotation | None, Problem | None]:
+def check_row(row: Row, durations: Mapping[str, float]) -> tuple[Annotation | None, Problem | None]:
     """The row as an Annotation, and what was wrong with it.
 
     An end past the duration is clipped. A row is dropped whole if any of its spans is bad: a query

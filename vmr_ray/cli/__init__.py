@@ -1,7 +1,7 @@
 """`vmr`: every verb of the project at the command line."""
 
-from vmr_ray.cli.main import main, run_job
+from vmr_ray.cli.app import main, run_job
 from vmr_ray.cli.show import metrics_table
-from vmr_ray.notebook import timecode
+from vmr_ray.search.result import timecode
 
 __all__ = ["main", "metrics_table", "run_job", "timecode"]

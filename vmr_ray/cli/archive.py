@@ -19,7 +19,6 @@ from vmr_ray.cli.common import (
     print_json,
     progress_bar,
     read_config,
-    write_json,
 )
 from vmr_ray.cli.show import duration
 
@@ -50,7 +49,7 @@ def embed(
     as_json: JsonOption = False,
 ) -> None:
     """Decode and embed videos into a feature store. Finished videos are skipped, bad ones quarantined."""
-    from vmr_ray.embed import embed as run
+    from vmr_ray.embedding.embed import embed as run
 
     settings = read_config(
         config,
@@ -72,6 +71,8 @@ def embed(
     failed = len(summary.quarantined)
     result = asdict(summary) | {"out": to}
     if report is not None:
+        from vmr_ray.storage import write_json
+
         write_json(report, result)
     if as_json:
         print_json(result)
@@ -119,7 +120,7 @@ def index(
 
     Without a --checkpoint, features of an hf: model are ranked by its own similarity, untrained.
     """
-    from vmr_ray.index import build_index, read_metadata
+    from vmr_ray.search.build import build_index, read_metadata
 
     with progress_bar("indexing", None) as bar:
         summary = build_index(

@@ -88,14 +88,6 @@ def print_json(value: Any) -> None:
     print(json.dumps(value), file=_stdout, flush=True)
 
 
-def write_json(path: str, value: Any) -> None:
-    from vmr_ray.sources import filesystem
-
-    target, inner = filesystem(path)
-    with target.open_output_stream(inner) as stream:
-        stream.write(json.dumps(value, indent=1).encode())
-
-
 def plain(text: str) -> str:
     """Text for rich, its square brackets kept."""
     from rich.markup import escape

@@ -16,6 +16,7 @@ import typer
 from rich.table import Table
 
 from vmr_ray.cli.common import JsonOption, app, out, plain, print_json, waiting
+from vmr_ray.errors import one_line
 
 GB = 1 << 30
 RAY_SECONDS = 90
@@ -57,9 +58,10 @@ def doctor(
             try:
                 found.append(check())
             except Exception as error:  # whatever a broken installation raises is what is to be told
-                reason = " ".join(str(error).split()) or type(error).__name__
                 found.append(
-                    Finding(name, False, reason, "install vmr-ray anew: pip install --force-reinstall")
+                    Finding(
+                        name, False, one_line(error), "install vmr-ray anew: pip install --force-reinstall"
+                    )
                 )
     if as_json:
         print_json([asdict(f) for f in found])
@@ -88,7 +90,7 @@ def decoder() -> Finding:
     import numpy as np
 
     from vmr_ray.config import DecodeConfig
-    from vmr_ray.decode.decoder import FrameDecoder
+    from vmr_ray.video.decode.decoder import FrameDecoder
 
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder, "check.mp4"))
@@ -140,7 +142,7 @@ def ray() -> Finding:
     """In a process of its own: a cluster that does not answer must not stop the doctor."""
     address = os.environ.get("RAY_ADDRESS", "")
     code = (
-        "from vmr_ray.runtime import connect, cluster_cpus; connect(); import ray; "
+        "from vmr_ray.cluster import connect, cluster_cpus; connect(); import ray; "
         "print(ray.__version__, cluster_cpus()); ray.shutdown()"
     )
     mend = (
@@ -196,7 +198,7 @@ def player() -> Finding:
 
 def index(path: str) -> Finding:
     from vmr_ray.errors import VmrError
-    from vmr_ray.search import Searcher
+    from vmr_ray.search.searcher import Searcher
 
     try:
         searcher = Searcher(path)

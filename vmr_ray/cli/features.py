@@ -124,7 +124,7 @@ def import_(
     as_json: JsonOption = False,
 ) -> None:
     """Take precomputed features into a feature store. Finished videos are skipped, bad ones quarantined."""
-    from vmr_ray.features.imports import import_features
+    from vmr_ray.importing.features import import_features
 
     with progress_bar("importing", None) as bar:
         result = import_features(
@@ -173,7 +173,7 @@ def import_text(
     as_json: JsonOption = False,
 ) -> None:
     """Take precomputed token states of queries, found by qid or row number, for `train.text_encoder`."""
-    from vmr_ray.features.texts import import_text as run
+    from vmr_ray.importing.token_states import import_text as run
 
     with progress_bar("importing", None) as bar:
         result = run(
@@ -229,7 +229,7 @@ def check(
     as_json: JsonOption = False,
 ) -> None:
     """Say which rows are usable and how to mend the others. The exit code is 1 if any was dropped."""
-    from vmr_ray.annotations.report import report as run
+    from vmr_ray.annotations.check import report as run
 
     result = run(file, features)
     if as_json:

@@ -55,7 +55,7 @@ def search(
     settings = read_config(config, set_).search
     wanted = filters(filter_ or [])
     with waiting("loading the index"):
-        from vmr_ray.search import Searcher
+        from vmr_ray.search.searcher import Searcher
 
         searcher = Searcher(index_, settings)
     with waiting("searching"):

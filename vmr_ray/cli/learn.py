@@ -51,7 +51,7 @@ def train(
     as_json: JsonOption = False,
 ) -> None:
     """Train the cross-interaction network. Run it again to resume after an interruption."""
-    from vmr_ray.train import train as run
+    from vmr_ray.training.train import train as run
 
     flags = {"train.workers": workers, "train.epochs": epochs, "train.use_gpu": gpu, "train.track": track}
     settings = read_config(config, set_, flags)
@@ -101,7 +101,7 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Measure a checkpoint: R@1 and R@5 at IoU 0.3/0.5/0.7 and mIoU, beside what needs no model."""
-    from vmr_ray.evaluate import evaluate as run
+    from vmr_ray.evaluation.evaluate import evaluate as run
 
     settings = read_config(config, set_, {"evaluate.corpus_queries": max_queries})
     with waiting("evaluating"):
@@ -140,8 +140,8 @@ def reproduce(
     as_json: JsonOption = False,
 ) -> None:
     """Run a benchmark from published features: import, train, evaluate. Run it again to resume."""
-    from vmr_ray.reproduce import load_recipe
-    from vmr_ray.reproduce import reproduce as run
+    from vmr_ray.workflows.reproduce import load_recipe
+    from vmr_ray.workflows.reproduce import reproduce as run
 
     flags = as_overrides({"train.workers": workers, "train.epochs": epochs, "train.use_gpu": gpu})
     settings = load_recipe(recipe, [*(set_ or []), *flags])

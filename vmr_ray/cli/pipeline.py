@@ -43,7 +43,7 @@ def pipeline(
 
     The arguments may also stand in the section `pipeline` of the config file.
     """
-    from vmr_ray.pipeline import load_plan, run_pipeline
+    from vmr_ray.workflows.pipeline import load_plan, run_pipeline
 
     flags = {"videos": videos or None, "annotations": annotations, "val": val, "test": test, "out": to}
     plan = load_plan(config, [*(set_ or []), *as_overrides({f"pipeline.{k}": v for k, v in flags.items()})])

@@ -20,16 +20,16 @@ def cut(video_id: str, uri: str, start: float, end: float, to: Path) -> None:
     Raises:
         VmrError: the video is gone or unreadable, or `to` has no folder.
     """
-    from vmr_ray import media
     from vmr_ray.schema import Video
-    from vmr_ray.sources import LocalCopies
+    from vmr_ray.video import clips
+    from vmr_ray.video.local_copies import LocalCopies
 
     if not to.absolute().parent.is_dir():
         raise VmrError(f"--clip {to}: there is no folder {to.absolute().parent}: make it first")
     with LocalCopies(1).local(Video(video_id, uri)) as path:
         if not Path(path).is_file():
             raise VmrError(f"the video {uri} has been moved or deleted: index it where it is now")
-        media.clip(path, start, end, to)
+        clips.clip(path, start, end, to)
 
 
 def play(video_id: str, uri: str, start: float, end: float) -> None:

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from vmr_ray.cli.common import plain
-from vmr_ray.notebook import timecode
+from vmr_ray.search.result import timecode
 
 if TYPE_CHECKING:
-    from vmr_ray.search import SearchResult
+    from vmr_ray.search.searcher import SearchResult
 
 
 def metrics_table(result: Any) -> Table:
     """An Evaluation as a table: the model and its two controls."""
-    from vmr_ray.metrics import metric_label
+    from vmr_ray.evaluation.metrics import metric_label
 
     table = Table(title=f"{result.queries} queries on {result.videos} videos, percent")
     table.add_column("")
@@ -34,7 +34,7 @@ def metrics_table(result: Any) -> Table:
 
 def corpus_table(corpus: Any) -> Table:
     """A Corpus as a table: the whole search, and its first stage."""
-    from vmr_ray.metrics import metric_label
+    from vmr_ray.evaluation.metrics import metric_label
 
     table = Table(title=f"{corpus.queries} queries on all {corpus.videos} videos of the index, percent")
     table.add_column("")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import webbrowser
 from pathlib import Path
@@ -13,6 +12,7 @@ import typer
 from vmr_ray.cli.common import app, err, has_display, out, plain, progress_bar, show_quarantined, waiting
 from vmr_ray.cli.show import moments_table
 from vmr_ray.errors import VmrError
+from vmr_ray.storage import short_hash
 
 DEMO = Path("demo", "run", "best")
 
@@ -37,11 +37,11 @@ def up(
     ] = False,
 ) -> None:
     """Embed, index and serve a folder of videos, and open the page. Call it again for what has changed."""
-    from vmr_ray.checkpoint import load_info
     from vmr_ray.config import DecodeConfig, EmbedConfig
-    from vmr_ray.embed import embed
-    from vmr_ray.index import build_index
-    from vmr_ray.sources import find_videos
+    from vmr_ray.embedding.embed import embed
+    from vmr_ray.model.checkpoint import load_info
+    from vmr_ray.search.build import build_index
+    from vmr_ray.video.sources import find_videos
 
     if checkpoint and encoder:
         raise VmrError("--checkpoint names its own encoder: give either --checkpoint or --encoder")
@@ -76,8 +76,8 @@ def up(
         kind = info.version
     present = {video.video_id for video in find_videos([folder])}
     state = directory.expanduser().absolute() if directory else state_of(folder)
-    features = state / f"features-{short(settings.encoder + settings.decode.sampling)}"
-    index = state / f"index-{short(kind)}"
+    features = state / f"features-{short_hash(settings.encoder + settings.decode.sampling, 8)}"
+    index = state / f"index-{short_hash(kind, 8)}"
     with progress_bar("embedding", None) as bar:
         summary = embed(
             [folder],
@@ -100,7 +100,7 @@ def up(
         soft_wrap=True,
     )
     if ask or exit_:
-        from vmr_ray.search import Searcher
+        from vmr_ray.search.searcher import Searcher
 
         with waiting("searching"):
             result = Searcher(index).search(ask or "something moves", 5)
@@ -120,7 +120,7 @@ def up(
 def state_of(folder: Path) -> Path:
     """Where the features and the index of a folder are kept: never among the videos themselves."""
     base = Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser()
-    return base / "vmr" / f"{folder.name}-{short(str(folder))}"
+    return base / "vmr" / f"{folder.name}-{short_hash(str(folder), 8)}"
 
 
 def forget(folder: Path, present: set[str], features: Path, index: Path) -> int:
@@ -129,7 +129,7 @@ def forget(folder: Path, present: set[str], features: Path, index: Path) -> int:
     Returns how many there were.
     """
     from vmr_ray.features import FeatureStore
-    from vmr_ray.index import delete_videos, open_tables
+    from vmr_ray.search.build import delete_videos, open_tables
 
     store = FeatureStore.open(str(features))
     for video in set(store.video_ids()) - present:
@@ -145,7 +145,3 @@ def forget(folder: Path, present: set[str], features: Path, index: Path) -> int:
     if gone:
         delete_videos(str(index), gone)
     return len(gone)
-
-
-def short(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -17,10 +17,10 @@ from rich.table import Table
 
 from vmr_ray.config import Config, DecodeConfig, EmbedConfig, ModelConfig, TrainConfig
 from vmr_ray.demo.world import render_world
-from vmr_ray.embed import embed
-from vmr_ray.evaluate import evaluate
-from vmr_ray.index import build_index
-from vmr_ray.train import train
+from vmr_ray.embedding.embed import embed
+from vmr_ray.evaluation.evaluate import evaluate
+from vmr_ray.search.build import build_index
+from vmr_ray.training.train import train
 
 # Small, and half a CPU a process: two train at once on two cores, and Ray Data still finds room. Half the
 # usual batch: in so short a training the number of steps decides.
@@ -136,7 +136,7 @@ def _ask(url: str, test: Path) -> Table:
 
 def _iou(moment: dict[str, Any], truth: dict[str, Any]) -> float:
     """0 for a moment of another video."""
-    from vmr_ray.metrics import iou
+    from vmr_ray.evaluation.metrics import iou
 
     if moment["video_id"] != truth["video"]:
         return 0.0

@@ -7,17 +7,15 @@ DIR/states-<digest>     all states, float16, one query after the other
 from __future__ import annotations
 
 import hashlib
-import json
 import uuid
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from pyarrow import fs
 
 from vmr_ray.encoders import IMPORTED
 from vmr_ray.errors import VmrError
-from vmr_ray.sources import filesystem
+from vmr_ray.storage import absolute, exists, filesystem, is_uri, read_json, write_json
 
 FORMAT = 1
 
@@ -27,13 +25,13 @@ class ImportedText:
 
     def __init__(self, name: str) -> None:
         self.name, self.root = name, name.removeprefix(IMPORTED)
-        if not self.root.startswith("/") and "://" not in self.root:
+        if not self.root.startswith("/") and not is_uri(self.root):
             raise VmrError(
                 f"{name} is not a path from the root, and workers may run in another directory: write "
-                f"{IMPORTED}{filesystem(self.root)[1]}"
+                f"{IMPORTED}{absolute(self.root)}"
             )
         self.fs, self.path = filesystem(self.root)
-        held = _read(self.fs, self.path, self.root)
+        held = _read(self.root)
         self.dim: int = held["dim"]
         self.max_tokens: int = held["max_tokens"]
         self._places: dict[str, list[int]] = held["queries"]
@@ -89,28 +87,21 @@ def write_states(root: str, dim: int, states: Iterable[tuple[str, np.ndarray]]) 
         filesys.delete_file(temporary)
         raise
     name = f"states-{digest.hexdigest()[:16]}"
-    if _present(filesys, path):
+    if exists(f"{root}/text.json"):
         filesys.delete_file(temporary)
-        if _read(filesys, path, root)["states"] == name:
+        if _read(root)["states"] == name:
             return False
         raise VmrError(f"{root} holds other token states: choose another --out, or delete it")
     filesys.move(temporary, f"{path}/{name}")
     longest = max(tokens for _, tokens in places.values())
     held = {"format": FORMAT, "dim": dim, "max_tokens": longest, "states": name, "queries": places}
-    with filesys.open_output_stream(f"{path}/text.json.part") as stream:
-        stream.write(json.dumps(held).encode())
-    filesys.move(f"{path}/text.json.part", f"{path}/text.json")
+    write_json(f"{root}/text.json", held)
     return True
 
 
-def _present(filesys: fs.FileSystem, path: str) -> bool:
-    return bool(filesys.get_file_info(f"{path}/text.json").type == fs.FileType.File)
-
-
-def _read(filesys: fs.FileSystem, path: str, root: str) -> dict[str, Any]:
+def _read(root: str) -> dict[str, Any]:
     try:
-        with filesys.open_input_stream(f"{path}/text.json") as stream:
-            held: dict[str, Any] = json.loads(stream.read())
+        held: dict[str, Any] = read_json(f"{root}/text.json", "import the token states again")
         if held["format"] != FORMAT:
             raise VmrError(
                 f"{root} has text format {held['format']}, this version reads {FORMAT}: import it anew"
@@ -119,6 +110,6 @@ def _read(filesys: fs.FileSystem, path: str, root: str) -> dict[str, Any]:
         raise VmrError(
             f"no imported token states at {root}: import them there with `vmr features import-text`"
         ) from None
-    except (ValueError, TypeError, KeyError) as error:
-        raise VmrError(f"{root}/text.json is damaged ({error}): import the token states anew") from None
+    except (TypeError, KeyError) as error:
+        raise VmrError(f"{root}/text.json is damaged ({error}): import the token states again") from None
     return held

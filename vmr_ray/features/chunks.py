@@ -14,6 +14,7 @@ from pyarrow import fs
 
 from vmr_ray.errors import VmrError
 from vmr_ray.schema import feature_schema
+from vmr_ray.storage import short_hash
 
 PARQUET = {
     "compression": "zstd",
@@ -23,7 +24,6 @@ PARQUET = {
     "write_statistics": False,
 }
 NAME = re.compile(r"([0-9a-f]{16})-([0-9a-f]{8})-([0-9]{5,})(-last)?")
-TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.part$")
 
 
 class DamagedError(VmrError):
@@ -105,18 +105,13 @@ class Version:
         return max(place.mtime for place in self.places)
 
 
-def hashed(text: str, length: int) -> str:
-    """The first hexadecimal digits of the text's SHA-256."""
-    return hashlib.sha256(text.encode()).hexdigest()[:length]
-
-
 def chunk_schema(dim: int) -> pa.Schema:
     """What a chunk is stored as: the features' schema and a digest of the rest."""
     return feature_schema(dim).append(pa.field("digest", pa.string(), nullable=False))
 
 
 def chunk_name(video_id: str, fingerprint: str, index: int, last: bool) -> str:
-    return f"{hashed(video_id, 16)}-{hashed(fingerprint, 8)}-{index:05d}{'-last' * last}"
+    return f"{short_hash(video_id, 16)}-{short_hash(fingerprint, 8)}-{index:05d}{'-last' * last}"
 
 
 def as_place(info: fs.FileInfo) -> Place | None:

@@ -15,12 +15,11 @@ Every chunk carries a digest of its content, so that damage is never read as fea
 from __future__ import annotations
 
 import json
-import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -40,51 +39,22 @@ from vmr_ray.features.chunks import (
     chunk_name,
     chunk_schema,
     content_digest,
-    hashed,
     matrix,
     row_group,
     values,
 )
-from vmr_ray.schema import Quarantined, Video, feature_schema
-from vmr_ray.sources import filesystem
+from vmr_ray.schema import STORE_FORMAT, Quarantined, StoreSpec, Video, VideoFeatures, feature_schema
+from vmr_ray.storage import absolute, exists, filesystem, read_json, replacing, short_hash, write_json
 
-FORMAT = 2
 _THREADS = 16  # files looked into at a time: object storage answers slowly, but many at once
-
-
-@dataclass(frozen=True)
-class StoreSpec:
-    """What every feature in a store has in common."""
-
-    encoder: str
-    dim: int
-    sampling: str
-    format: int = FORMAT
-
-
-@dataclass
-class VideoFeatures:
-    """One video: T sampled frames and their features.
-
-    `times` [T] and `edges` [T+1] are seconds; `features` [T, dim] float16.
-    """
-
-    video_id: str
-    uri: str
-    duration: float
-    times: np.ndarray
-    edges: np.ndarray
-    features: np.ndarray
-    partial: bool = False
 
 
 class FeatureStore:
     """A feature store at `root` (a local path or any URI that pyarrow's filesystems know)."""
 
     def __init__(self, root: str, spec: StoreSpec):
-        self.fs, self.path = filesystem(str(root))
-        # Workers may run in another directory.
-        self.root, self.spec = str(root) if "://" in str(root) else self.path, spec
+        self.fs, self.path = filesystem(root)
+        self.root, self.spec = absolute(root), spec
         self._footer: tuple[str, pq.FileMetaData | None] = ("", None)  # of the pack read last
 
     @classmethod
@@ -95,8 +65,8 @@ class FeatureStore:
             VmrError: the store there holds features of another encoder or sampling.
         """
         store = cls(root, spec)
-        if store.fs.get_file_info(f"{store.path}/store.json").type == fs.FileType.NotFound:
-            store._write(f"{store.path}/store.json", json.dumps(asdict(spec), indent=1).encode())
+        if not exists(f"{root}/store.json"):
+            write_json(f"{root}/store.json", asdict(spec))
         found = cls.open(root).spec
         if found != spec:
             raise VmrError(
@@ -112,20 +82,18 @@ class FeatureStore:
         Raises:
             VmrError: there is none, or it was written by another version of the format.
         """
-        filesys, path = filesystem(str(root))
+        file = f"{absolute(root)}/store.json"
         try:
-            with filesys.open_input_stream(f"{path}/store.json") as stream:
-                data = json.loads(stream.read())
-            spec = StoreSpec(**data)
+            spec = StoreSpec(**read_json(file, "restore it or embed again"))
         except FileNotFoundError:
             raise VmrError(
                 f"no feature store at {root}: make one with `vmr embed VIDEOS --out {root}`"
             ) from None
-        except (ValueError, TypeError) as error:
-            raise VmrError(f"{root}/store.json is damaged ({error}): restore it or embed anew") from None
-        if spec.format != FORMAT:
+        except TypeError as error:
+            raise VmrError(f"{file} is damaged ({error}): restore it or embed again") from None
+        if spec.format != STORE_FORMAT:
             raise VmrError(
-                f"{root} has feature format {spec.format}, this version reads {FORMAT}: embed anew"
+                f"{root} has feature format {spec.format}, this version reads {STORE_FORMAT}: embed anew"
             )
         return cls(root, spec)
 
@@ -166,12 +134,12 @@ class FeatureStore:
             pq.write_table(table, stream, **PARQUET)
 
     def quarantine(self, row: Quarantined) -> None:
-        path = f"{self.path}/quarantine/{hashed(row.video_id, 16)}.json"
+        path = f"{self.path}/quarantine/{short_hash(row.video_id, 16)}.json"
         self._write(path, json.dumps(asdict(row)).encode())
 
     def forgive(self, video_ids: Iterable[str]) -> None:
         """Take videos that are embedded after all out of quarantine."""
-        embedded = {hashed(name, 16) for name in video_ids}
+        embedded = {short_hash(name, 16) for name in video_ids}
         selector = fs.FileSelector(f"{self.path}/quarantine", allow_not_found=True)
         for info in self.fs.get_file_info(selector):
             if PurePosixPath(info.path).stem in embedded:
@@ -179,7 +147,7 @@ class FeatureStore:
 
     def delete(self, video_id: str) -> None:
         """Delete all of a video."""
-        self.remove(self.versions().get(hashed(video_id, 16), []))
+        self.remove(self.versions().get(short_hash(video_id, 16), []))
 
     def delete_stale(self, videos: Iterable[Video]) -> None:
         """Delete what the store holds of other versions of `videos` than these."""
@@ -187,8 +155,8 @@ class FeatureStore:
         self.remove(
             found
             for video in videos
-            for found in versions.get(hashed(video.video_id, 16), [])
-            if found.version != hashed(video.fingerprint, 8)
+            for found in versions.get(short_hash(video.video_id, 16), [])
+            if found.version != short_hash(video.fingerprint, 8)
         )
 
     def remove(self, versions: Iterable[Version]) -> None:
@@ -217,12 +185,9 @@ class FeatureStore:
 
     @contextmanager
     def writing(self, path: str) -> Iterator[pa.NativeFile]:
-        """A stream into the file, which appears whole or not at all: a temporary name, then a rename."""
-        self.fs.create_dir(str(PurePosixPath(path).parent), recursive=True)
-        temporary = f"{path}.{uuid.uuid4().hex}.part"
-        with self.fs.open_output_stream(temporary) as stream:
+        """A stream into a file of the store, see `storage.replacing`."""
+        with replacing(self.fs, path) as stream:
             yield stream
-        self.fs.move(temporary, path)
 
     def _write(self, path: str, data: bytes) -> None:
         with self.writing(path) as stream:
@@ -235,8 +200,8 @@ class FeatureStore:
         versions = self.versions()
         done = set()
         for video in videos:
-            wanted = hashed(video.fingerprint, 8)
-            found = versions.get(hashed(video.video_id, 16), [])
+            wanted = short_hash(video.fingerprint, 8)
+            found = versions.get(short_hash(video.video_id, 16), [])
             if any(v.complete and v.version == wanted for v in found):
                 done.add(video.video_id)
         return done
@@ -247,8 +212,8 @@ class FeatureStore:
         self.remove(
             found
             for video in videos
-            for found in versions.get(hashed(video.video_id, 16), [])
-            if not found.complete and found.version == hashed(video.fingerprint, 8)
+            for found in versions.get(short_hash(video.video_id, 16), [])
+            if not found.complete and found.version == short_hash(video.fingerprint, 8)
         )
 
     def quarantined(self) -> list[Quarantined]:

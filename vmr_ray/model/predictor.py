@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from vmr_ray.batches import Example, pad
-from vmr_ray.checkpoint import CheckpointInfo, load_info, load_network
 from vmr_ray.encoders import TextEncoder, text_encoder
+from vmr_ray.model.checkpoint import CheckpointInfo, load_info, load_network
 from vmr_ray.model.cross_interaction import Cells, CrossInteraction, Heads
-from vmr_ray.model.spans import ScoredSpan, cores, decode_cells, decode_spans, windows
+from vmr_ray.model.inputs import Example, pad
+from vmr_ray.model.spans import ScoredSpan, decode_cells, decode_spans
 from vmr_ray.model.spans import nms as merge
+from vmr_ray.model.windows import cores, windows
 
 
 @dataclass(frozen=True)

@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from vmr_ray.batches import pad
-from vmr_ray.checkpoint import CheckpointInfo, Similarity
 from vmr_ray.config import ModelConfig
 from vmr_ray.encoders import HF, SENTENCE, dual_encoder
 from vmr_ray.errors import VmrError
-from vmr_ray.features import StoreSpec
+from vmr_ray.model.checkpoint import CheckpointInfo, Similarity
 from vmr_ray.model.cross_interaction import Heads
+from vmr_ray.model.inputs import pad
 from vmr_ray.model.predictor import Predictor, Queries, Window
 from vmr_ray.model.spans import PEAK, ScoredSpan, decode_spans, peak
+from vmr_ray.schema import StoreSpec
 
 
 def similarity_checkpoint(spec: StoreSpec, root: str) -> CheckpointInfo:

@@ -26,9 +26,9 @@ from pydantic import ValidationError
 from starlette.background import BackgroundTask
 from starlette.staticfiles import StaticFiles
 
-from vmr_ray import __version__, media
+from vmr_ray import __version__
 from vmr_ray.errors import VmrError
-from vmr_ray.search import Ask, SearchResult
+from vmr_ray.search.result import SearchRequest, SearchResult
 from vmr_ray.serve.auth import Gate, load_keys
 from vmr_ray.serve.ingest import IngestJob, checked_uri, upload_name, upload_place
 from vmr_ray.serve.limits import BodyLimit, StalledError
@@ -42,12 +42,13 @@ from vmr_ray.serve.models import (
     Job,
     Refusal,
     SaliencyCurve,
-    SearchRequest,
+    SearchBody,
     SearchResponse,
     ServeArgs,
     VideoList,
 )
-from vmr_ray.sources import filesystem, is_remote
+from vmr_ray.storage import filesystem, is_remote
+from vmr_ray.video import clips
 
 MAX_BODY = 1 << 20
 MAX_OFFSET = 1000
@@ -64,7 +65,7 @@ class UnavailableError(Exception):
 class Backend(Protocol):
     """The deployments behind the routes. Every call raises UnavailableError if it may be repeated later."""
 
-    async def search(self, ask: Ask) -> SearchResult | VmrError: ...
+    async def search(self, ask: SearchRequest) -> SearchResult | VmrError: ...
     async def version(self) -> str: ...
     async def videos(
         self, video_ids: Sequence[str] | None = None, offset: int = 0, limit: int | None = None
@@ -118,10 +119,10 @@ def make_api(settings: ServeArgs, backend: Backend) -> FastAPI:
     async def broken(_: Request, error: Exception) -> JSONResponse:
         return JSONResponse({"error": "an error of the service, which its log tells"}, status_code=500)
 
-    async def answer(request: SearchRequest) -> SearchResponse:
+    async def answer(request: SearchBody) -> SearchResponse:
         digest = _digest(request)
         offset = _offset(request.page_token, digest)
-        ask = Ask(
+        ask = SearchRequest(
             query=request.query,
             top_k=request.top_k,
             video_ids=request.video_ids,
@@ -158,7 +159,7 @@ def make_api(settings: ServeArgs, backend: Backend) -> FastAPI:
         )
 
     @api.post("/v1/search", tags=["search"])
-    async def search(request: SearchRequest) -> SearchResponse:
+    async def search(request: SearchBody) -> SearchResponse:
         """The moments that show what the query says, best first."""
         return await answer(request)
 
@@ -166,7 +167,7 @@ def make_api(settings: ServeArgs, backend: Backend) -> FastAPI:
     async def search_batch(request: BatchRequest) -> BatchResponse:
         """Several searches; a mistake in one is that one's answer, too much to do everyone's."""
 
-        async def one(search: SearchRequest) -> SearchResponse | Refusal:
+        async def one(search: SearchBody) -> SearchResponse | Refusal:
             try:
                 return await answer(search)
             except VmrError as error:
@@ -313,7 +314,7 @@ def make_api(settings: ServeArgs, backend: Backend) -> FastAPI:
     # Rounded to tenths, so that a page that is opened again finds its pictures made.
     @lru_cache(256)
     def picture(path: str, size: int, changed: int, tenth: int, width: int) -> bytes:
-        return media.thumbnail(path, tenth / 10, width)
+        return clips.thumbnail(path, tenth / 10, width)
 
     @api.get("/v1/videos/{video_id:path}/thumbnail", tags=["videos"], response_class=Response)
     async def thumbnail(
@@ -342,7 +343,7 @@ def make_api(settings: ServeArgs, backend: Backend) -> FastAPI:
         gone = BackgroundTask(Path(out).unlink, missing_ok=True)
         work = None
         try:
-            work = await look(media.clip, path, start, end, out)
+            work = await look(clips.clip, path, start, end, out)
             await asyncio.shield(work)
         except BaseException:
             if work is None:
@@ -430,7 +431,7 @@ def _thumbnail(video_id: str, second: float) -> str:
     return f"v1/videos/{quote(video_id)}/thumbnail?t={second:.1f}"
 
 
-def _digest(request: SearchRequest) -> str:
+def _digest(request: SearchBody) -> str:
     """A page token fits the request that it came from, and no other."""
     asked = request.model_dump(exclude={"page_token", "include"})
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]

@@ -25,7 +25,7 @@ from ray.serve.exceptions import (
 )
 
 from vmr_ray.errors import VmrError
-from vmr_ray.search import Ask, SearchResult
+from vmr_ray.search.result import SearchRequest, SearchResult
 from vmr_ray.serve.api import UnavailableError, make_api
 from vmr_ray.serve.batching import Batcher, in_thread
 from vmr_ray.serve.ingest import IngestJob, IngestQueue
@@ -47,8 +47,8 @@ class Encoder:
     def __init__(self, settings: ServeArgs):
         import torch
 
-        from vmr_ray.checkpoint import load_info
         from vmr_ray.encoders import text_encoder
+        from vmr_ray.model.checkpoint import load_info
 
         torch.set_num_threads(settings.threads)
         self.encoder = text_encoder(load_info(f"{settings.index}/checkpoint").text_encoder, settings.device)
@@ -73,7 +73,7 @@ class Ranker:
         import torch
         from ray.serve.metrics import Histogram
 
-        from vmr_ray.search import Searcher
+        from vmr_ray.search.searcher import Searcher
 
         torch.set_num_threads(settings.threads)
         self.searcher = Searcher(settings.index, settings.search, settings.device)
@@ -88,7 +88,9 @@ class Ranker:
         # In a thread, so that health checks are answered during a search.
         self.batched = Batcher(in_thread(self._search), settings.batch_size)
 
-    async def search(self, asks: list[Ask], encoded: Encoded | None) -> list[SearchResult | VmrError]:
+    async def search(
+        self, asks: list[SearchRequest], encoded: Encoded | None
+    ) -> list[SearchResult | VmrError]:
         """`encoded` is the Encoder's answer, None without one."""
         name, tokens = encoded or ("", [])
         # While a new version is rolled out, the encoder may be of the other one.
@@ -96,7 +98,7 @@ class Ranker:
             tokens = [None] * len(asks)
         return list(await asyncio.gather(*map(self.batched, zip(asks, tokens, strict=True))))
 
-    def _search(self, asks: list[tuple[Ask, np.ndarray | None]]) -> list[SearchResult | VmrError]:
+    def _search(self, asks: list[tuple[SearchRequest, np.ndarray | None]]) -> list[SearchResult | VmrError]:
         missing = [ask.query.strip() or "-" for ask, tokens in asks if tokens is None]
         own = iter(self.searcher.predictor.text(missing) if missing else [])
         tokens = [next(own) if states is None else states for _, states in asks]
@@ -117,7 +119,7 @@ class Ranker:
 
     async def check_health(self) -> None:
         """A wedged network or index fails this, and Serve replaces the replica."""
-        await asyncio.wait_for(self.batched((Ask("health", 1), None)), 20)
+        await asyncio.wait_for(self.batched((SearchRequest("health", 1), None)), 20)
 
 
 @serve.deployment(ray_actor_options={"num_cpus": 0}, max_queued_requests=256)
@@ -125,7 +127,7 @@ class Ingest:
     """Adds and deletes videos. One replica: an index has one writer."""
 
     def __init__(self, settings: ServeArgs):
-        from vmr_ray.runtime import connect
+        from vmr_ray.cluster import connect
 
         connect()
         self.queue = IngestQueue(settings.index)
@@ -172,7 +174,7 @@ class Api:
     def __serve_build_asgi_app__(self) -> FastAPI:
         return make_api(self.settings, self)
 
-    async def search(self, ask: Ask) -> SearchResult | VmrError:
+    async def search(self, ask: SearchRequest) -> SearchResult | VmrError:
         if self.batched.waiting >= _MOST_WAITING:
             raise UnavailableError
         try:
@@ -180,7 +182,7 @@ class Api:
         except TimeoutError:
             raise UnavailableError from None
 
-    async def _search(self, asks: list[Ask]) -> list[SearchResult | VmrError]:
+    async def _search(self, asks: list[SearchRequest]) -> list[SearchResult | VmrError]:
         def call() -> Any:
             encoded = self.encoder.encode.remote([ask.query for ask in asks]) if self.encoder else None
             return self.ranker.search.remote(asks, encoded)

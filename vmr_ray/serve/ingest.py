@@ -19,16 +19,16 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from queue import SimpleQueue
-from urllib.parse import unquote, urlsplit
 
 from pyarrow import fs
 
-from vmr_ray.checkpoint import load_info
 from vmr_ray.config import DecodeConfig, EmbedConfig
 from vmr_ray.errors import VmrError
 from vmr_ray.features import FeatureStore
-from vmr_ray.index import Metadata, build_index, delete_videos, open_tables, quoted
-from vmr_ray.sources import VIDEO_SUFFIXES, filesystem, is_remote
+from vmr_ray.model.checkpoint import load_info
+from vmr_ray.search.build import Metadata, build_index, delete_videos, open_tables, quoted
+from vmr_ray.storage import filesystem, is_below, is_remote, is_uri, write_json
+from vmr_ray.video.sources import VIDEO_SUFFIXES
 
 _OLD_PART = 24 * 3600 * 10**9  # nanoseconds
 _UNFINISHED = ("queued", "embedding", "indexing")
@@ -110,7 +110,7 @@ class IngestQueue:
                         remove_upload(self.index, job.video_id)  # it may be sent again
 
     def _ingest(self, job: IngestJob) -> None:
-        from vmr_ray.embed import embed
+        from vmr_ray.embedding.embed import embed
 
         self._keep(replace(job, status="embedding"))
         info = load_info(f"{self.index}/checkpoint")
@@ -138,10 +138,7 @@ class IngestQueue:
 
     def _keep(self, job: IngestJob) -> None:
         self._jobs[job.job_id] = job
-        name = f"{self.path}/{job.job_id}"
-        with self.files.open_output_stream(f"{name}.part") as stream:
-            stream.write(json.dumps(asdict(job)).encode())
-        self.files.move(f"{name}.part", f"{name}.json")
+        write_json(f"{self.index}/ingest/jobs/{job.job_id}.json", asdict(job))
 
 
 def hide_paths(text: str, job: IngestJob) -> str:
@@ -158,18 +155,14 @@ def checked_uri(uri: str, roots: Sequence[str]) -> str:
     refusal = VmrError("this uri is not below any of the roots that the service was given")
     if "\0" in uri:
         raise refusal
-    if "://" in uri:
-        parts = urlsplit(uri)
-        steps = unquote(unquote(parts.path)).split("/")
-        if ".." in steps or parts.query or parts.fragment or "@" in parts.netloc:
-            raise refusal
-        if not any("://" in root and f"{uri}/".startswith(f"{root.rstrip('/')}/") for root in roots):
+    if is_uri(uri):
+        if not is_below(uri, roots):
             raise refusal
         source = uri
     else:
         path = Path(os.path.realpath(uri))
         if not Path(uri).is_absolute() or not any(
-            "://" not in root and path.is_relative_to(os.path.realpath(Path(root).expanduser()))
+            not is_uri(root) and path.is_relative_to(os.path.realpath(Path(root).expanduser()))
             for root in roots
         ):
             raise refusal

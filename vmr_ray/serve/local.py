@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vmr_ray.errors import VmrError
+from vmr_ray.storage import absolute
 
 # No line for every request: that would cost much of the rate.
 _LOGGING = {"log_level": logging.WARNING, "enable_access_log": False}
@@ -40,13 +41,13 @@ def start(
     """
     from ray import serve
 
-    from vmr_ray.checkpoint import check_weights, load_info
-    from vmr_ray.index import open_tables
-    from vmr_ray.runtime import connect
+    from vmr_ray.cluster import connect
+    from vmr_ray.model.checkpoint import check_weights, load_info
+    from vmr_ray.search.build import open_tables
     from vmr_ray.serve.app import assemble
     from vmr_ray.serve.auth import ENVIRONMENT, is_loopback
 
-    index = str(index) if "://" in str(index) else str(Path(index).expanduser().absolute())
+    index = absolute(index)
     auth = "keys" if key_file or os.environ.get(ENVIRONMENT) else "none"
     if auth == "none" and not is_loopback(host):
         raise VmrError(
@@ -58,9 +59,9 @@ def start(
         {
             "index": index,
             "auth": auth,
-            "key_file": str(Path(key_file).expanduser().absolute()) if key_file else None,
+            "key_file": absolute(key_file) if key_file else None,
             "split_encoder": False,
-            "roots": [str(r) if "://" in str(r) else str(Path(r).expanduser().absolute()) for r in roots],
+            "roots": [absolute(root) for root in roots],
             **settings,
         },
         replicas,
@@ -145,7 +146,7 @@ def stop() -> None:
     import ray
     from ray import serve
 
-    from vmr_ray.runtime import silence
+    from vmr_ray.cluster import silence
 
     with silence():
         serve.delete("vmr")  # a cluster that was joined may serve others too

@@ -43,7 +43,7 @@ Key = Annotated[str, StringConstraints(min_length=1, max_length=100)]
 Text = Annotated[str, StringConstraints(max_length=1000)]
 
 
-class SearchRequest(BaseModel):
+class SearchBody(BaseModel):
     model_config = ConfigDict(
         extra="forbid",
         json_schema_extra={"example": {"query": "the person pours ingredients into a mixer", "top_k": 3}},
@@ -107,7 +107,7 @@ class Refusal(BaseModel):
 class BatchRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    searches: list[SearchRequest] = Field(min_length=1, max_length=32)
+    searches: list[SearchBody] = Field(min_length=1, max_length=32)
 
 
 class BatchResponse(BaseModel):

@@ -1,0 +1,179 @@
+"""The command line as a person meets it: mistakes are one sentence on stderr and exit code 2."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer
+
+from vmr_ray import cli
+from vmr_ray.cli.common import JsonOption, print_json
+from vmr_ray.features import FeatureStore
+from vmr_ray.schema import StoreSpec, Video
+
+
+@pytest.fixture
+def vmr(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Run `vmr ARGS` here; returns (exit code, stdout, stderr)."""
+
+    def run(*args: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["vmr", *map(str, args)])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code or 0
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    path = tmp_path / "features"
+    store = FeatureStore.create(str(path), StoreSpec("efficientnet-lite0", 1280, "fps=1"))
+    for name in ("a.mp4", "b.mp4"):
+        store.write_chunk(
+            Video(name, name, "1"),
+            0,
+            True,
+            times=np.arange(4) + 0.5,
+            edges=np.arange(5.0),
+            features=np.zeros((4, 1280)),
+            duration=4.0,
+            partial=False,
+        )
+    return path
+
+
+def one_sentence(code: int, err: str, *told: str) -> None:
+    assert code == 2
+    assert err.startswith("error: ") and err.count("\n") == 1, err
+    assert "Traceback" not in err
+    for part in told:
+        assert part in err
+
+
+def test_help_names_every_verb(vmr):
+    code, out, _ = vmr("--help")
+    assert code == 0
+    for verb in ("embed", "train", "evaluate", "index", "search", "serve", "demo"):
+        assert f"vmr {verb}" in out or f" {verb} " in out
+        assert vmr(verb, "--help")[0] == 0
+
+
+def test_empty_directory(vmr, tmp_path: Path):
+    (tmp_path / "empty").mkdir()
+    code, _, err = vmr("embed", tmp_path / "empty", "--out", tmp_path / "out")
+    one_sentence(code, err, "no videos in", "empty")
+
+
+def test_missing_input(vmr, tmp_path: Path):
+    code, _, err = vmr("embed", tmp_path / "gone", "--out", tmp_path / "out")
+    one_sentence(code, err, "no such file or directory", "gone")
+
+
+def test_unknown_config_key(vmr, store: Path, tmp_path: Path):
+    config = tmp_path / "c.yaml"
+    config.write_text("train:\n  learning_rate: 1\n")
+    code, _, err = vmr("train", store, "-a", "x.jsonl", "-o", tmp_path / "run", "-c", config)
+    one_sentence(code, err, "c.yaml", "unknown key 'train.learning_rate'", "lr")
+
+
+def test_missing_annotation_file(vmr, store: Path, tmp_path: Path):
+    code, _, err = vmr("train", store, "-a", tmp_path / "gone.jsonl", "-o", tmp_path / "run")
+    one_sentence(code, err, "gone.jsonl")
+
+
+def test_reversed_span(vmr, store: Path, tmp_path: Path):
+    path = tmp_path / "mine.jsonl"
+    good = {"video": "a.mp4", "query": "it waits", "start": 1.0, "end": 2.0}
+    path.write_text(f"{json.dumps(good)}\n{json.dumps(good | {'start': 3.0})}\n")
+    code, _, err = vmr("train", store, "-a", path, "-o", tmp_path / "run")
+    one_sentence(code, err, "mine.jsonl", "line 2", "swap")
+
+
+def test_annotations_of_other_videos(vmr, store: Path, tmp_path: Path):
+    path = tmp_path / "mine.jsonl"
+    path.write_text(json.dumps({"video": "z.mp4", "query": "it waits", "start": 1.0, "end": 2.0}))
+    code, _, err = vmr("train", store, "-a", path, "-o", tmp_path / "run")
+    one_sentence(code, err, "no annotated video of", "2 videos there")
+
+
+def test_run_directory_of_another_configuration(vmr, store: Path, tmp_path: Path):
+    path, run = tmp_path / "mine.jsonl", tmp_path / "run"
+    row = {"query": "it waits", "start": 1.0, "end": 2.0}
+    path.write_text("\n".join(json.dumps(row | {"video": name}) for name in ("a.mp4", "b.mp4")))
+    run.mkdir()
+    (run / "run.json").write_text(json.dumps({"inputs": {}, "model": {}, "train": {}}))
+    code, _, err = vmr("train", store, "-a", path, "-o", run)
+    one_sentence(code, err, "other inputs, model, train", "choose another --out")
+
+
+def test_no_feature_store(vmr, tmp_path: Path):
+    code, _, err = vmr("train", tmp_path / "none", "-a", "x.jsonl", "-o", tmp_path / "run")
+    one_sentence(code, err, "no feature store at", "vmr embed")
+
+
+def test_no_checkpoint(vmr, store: Path, tmp_path: Path):
+    code, _, err = vmr("evaluate", store, "-a", "x.jsonl", "--checkpoint", tmp_path / "none")
+    one_sentence(code, err, "no checkpoint at")
+
+
+def test_no_index(vmr, tmp_path: Path):
+    code, _, err = vmr("search", "a dog runs", "--index", tmp_path / "none")
+    one_sentence(code, err, "no index at", "vmr index")
+
+
+def test_unknown_encoder(vmr, store: Path, tmp_path: Path):
+    (tmp_path / "v.mp4").write_bytes(b"x")
+    code, _, err = vmr("embed", tmp_path / "v.mp4", "--out", tmp_path / "out", "--encoder", "resnet")
+    one_sentence(code, err, "unknown frame encoder 'resnet'")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(3.46, "0:03.5"), (83.4, "1:23.4"), (59.96, "1:00.0"), (3661, "1:01:01.0")]
+)
+def test_timecode(seconds: float, text: str):
+    assert cli.timecode(seconds) == text
+
+
+def test_up_without_a_model_names_the_ways(vmr, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "videos").mkdir()
+    code, _, err = vmr("up", tmp_path / "videos", "--exit")
+    one_sentence(code, err, "no model", "--checkpoint", "--encoder hf:", "vmr demo")
+
+
+def test_up_without_a_folder(vmr, tmp_path: Path):
+    code, _, err = vmr("up", tmp_path / "gone", "--exit")
+    one_sentence(code, err, "there is no folder", "gone")
+
+
+def test_doctor_tells_an_index_that_is_missing(vmr, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cli.doctor, "ray", cli.doctor.python)  # no Ray in unit tests
+    code, said, _ = vmr("doctor", "--json", "--index", tmp_path / "none")
+    found = {row["name"]: row for row in json.loads(said)}
+    assert code == 1
+    assert not found["index"]["ok"] and found["index"]["mend"]
+    assert found["decoder"]["ok"] and found["text encoder"]["ok"] and found["frame encoder"]["ok"]
+
+
+def test_json_has_stdout_for_itself(capsys: pytest.CaptureFixture[str]):
+    other = typer.Typer()
+
+    @other.command()
+    def verb(as_json: JsonOption = False) -> None:
+        print("a library says something")
+        print_json({"found": 1})
+
+    other(["--json"], standalone_mode=False)
+    print("and after it")
+    said = capsys.readouterr()
+    assert said.out == '{"found": 1}\nand after it\n'
+    assert said.err == "a library says something\n"

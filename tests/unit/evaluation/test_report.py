@@ -1,0 +1,207 @@
+"""The report on synthetic answers: its numbers are those of the metrics, its page is whole and safe."""
+
+from __future__ import annotations
+
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vmr_ray.evaluation.controls import constant_metrics, fit_constants
+from vmr_ray.evaluation.evaluate import Corpus, Evaluation
+from vmr_ray.evaluation.metrics import moment_metrics
+from vmr_ray.evaluation.report import Answers, choose, measures, write_report
+from vmr_ray.evaluation.report.measurements import boundary_errors
+from vmr_ray.evaluation.report.write import verdict
+
+NASTY = '<script>alert(1)</script> a "dog" & $x^$'
+VOID = {"meta", "img", "source", "link", "br", "input"}
+
+
+class Page(HTMLParser):
+    """The elements of a page; it must close what it opens."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, self.getpos()
+
+    def handle_data(self, data):
+        self.text += data
+
+    def found(self, tag: str) -> list[dict[str, str | None]]:
+        return [attrs for name, attrs in self.elements if name == tag]
+
+
+def made(queries: int = 60, several: bool = False) -> Answers:
+    rng = np.random.default_rng(0)
+    starts, lengths = rng.uniform(0, 60, queries), rng.uniform(0.5, 30, queries)
+    durations = np.full(queries, 100.0)
+    truths = [[(float(s), float(s + n))] for s, n in zip(starts, lengths, strict=True)]
+    if several:
+        truths = [[*t, (95.0, 99.0)] for t in truths]
+    noise = rng.normal(0, 4, (queries, 2))
+    first = [sorted(np.clip(np.add(t[0], n), 0, 100)) for t, n in zip(truths, noise, strict=True)]
+    ranked = [[(float(a), float(b), float(i)), (90.0, 95.0, -1.0)] for i, (a, b) in enumerate(first)]
+    return Answers(
+        [f"v{i // 3}" for i in range(queries)],
+        durations.tolist(),
+        [NASTY, *(f"query {i}" for i in range(1, queries))],
+        truths,
+        ranked,
+        [[(0.0, 5.0, 0.0)]] * queries,
+    )
+
+
+def constants_of(answers: Answers) -> dict:
+    return fit_constants([t[0] for t in answers.truths], answers.durations)
+
+
+def evaluation(answers: Answers, corpus: Corpus | None = None) -> Evaluation:
+    return Evaluation(
+        model=moment_metrics(answers.spans(), answers.truths),
+        constant=constant_metrics(constants_of(answers), answers.truths, answers.durations),
+        shuffled=moment_metrics(answers.spans("shuffled"), answers.truths),
+        queries=len(answers.queries),
+        videos=len(set(answers.video_ids)),
+        without_features=2,
+        checkpoint="run/best",
+        version="abc",
+        corpus=corpus,
+    )
+
+
+def write(tmp_path: Path, answers: Answers, history=None, corpus: Corpus | None = None) -> tuple[Page, dict]:
+    cases = [case.with_membership(np.linspace(0, 100, 11), np.linspace(0, 1, 10)) for case in choose(answers)]
+    measured = {"annotations": "test.jsonl", "date": "today", "epoch": 2, "queries_left_out": {"gone": 2}}
+    write_report(
+        tmp_path.as_uri(),
+        evaluation(answers, corpus),
+        answers,
+        cases,
+        constants_of(answers),
+        measured,
+        history,
+    )
+    return Page((tmp_path / "report.html").read_text()), json.loads((tmp_path / "report.json").read_text())
+
+
+def test_the_curve_passes_through_the_table():
+    answers = made()
+    found = measures(answers, constants_of(answers))["recall_curve"]
+    table = evaluation(answers)
+    for level in (0.3, 0.5, 0.7):
+        at = found["iou"].index(level)
+        assert found["model"][at] == pytest.approx(table.model[f"r1_at_{level}"])
+        assert found["shuffled"][at] == pytest.approx(table.shuffled[f"r1_at_{level}"])
+        assert found["constant"][at] >= table.constant[f"r1_at_{level}"] - 1e-9
+    for name in ("model", "constant", "shuffled"):
+        assert found[name][0] == 100 and (np.diff(found[name]) <= 0).all()
+
+
+@pytest.mark.parametrize("name", ["by_length", "by_position"])
+def test_bins_add_up_to_the_whole(name: str):
+    answers = made()
+    rows = measures(answers, constants_of(answers))[name]
+    total = evaluation(answers)
+    counts = [row["queries"] for row in rows]
+    assert sum(counts) == len(answers.queries) and len(rows) > 3
+    for key in ("r1_at_0.5", "r1_at_0.7", "miou"):
+        for who in ("model", "constant"):
+            mean = np.average([row[who][key] for row in rows], weights=counts)
+            assert mean == pytest.approx(getattr(total, who)[key])
+
+
+def test_boundary_errors_are_signed_and_of_the_nearest_span():
+    answers = Answers(
+        ["v"] * 3,
+        [100.0] * 3,
+        ["early", "elsewhere", "none"],
+        [[(10.0, 20.0), (50.0, 60.0)], [(10.0, 20.0), (50.0, 60.0)], [(1.0, 2.0)]],
+        [[(49.0, 62.0, 1.0)], [(70.0, 80.0, 1.0)], []],
+        [[], [], []],
+    )
+    errors, overlap = boundary_errors(answers)
+    assert errors.tolist() == [[-1.0, 2.0], [20.0, 20.0]] and overlap.tolist() == [True, False]
+    found = measures(answers, {})["boundaries"]
+    assert (found["all"]["queries"], found["overlap"]["queries"]) == (2, 1)
+    assert found["overlap"]["start"]["q50"] == -1.0 and found["overlap"]["end"]["mean_absolute"] == 2.0
+
+
+def test_cases_are_the_extremes_and_always_the_same():
+    answers = made()
+    cases, found = choose(answers), answers.best_iou()
+    assert [c.kind for c in cases] == ["best"] * 8 + ["worst"] * 12
+    assert cases[0].iou == found.max() and cases[8].iou == found.min()
+    assert cases == choose(answers)
+    assert len({(c.kind, c.video_id, str(c.truth)) for c in cases}) == 20
+    few = choose(made(5))
+    assert [c.kind for c in few] == ["best"] * 2 + ["worst"] * 3
+
+
+def test_several_moments_have_a_mean_average_precision():
+    assert measures(made(), {})["several_moments"] is None
+    found = measures(made(several=True), {})["several_moments"]
+    assert found["queries"] == 60 and found["answers"] == 2 and 0 < found["model"] <= 100
+
+
+def test_the_page_and_its_numbers(tmp_path: Path):
+    answers = made()
+    corpus = Corpus({"corpus_r1_at_0.5": 12.5, "corpus_r100_at_0.7": 62.5}, 75.0, 8.0, 8, 40, 3, 20)
+    page, numbers = write(tmp_path, answers, corpus=corpus)
+    assert numbers["metrics"]["model"] == moment_metrics(answers.spans(), answers.truths)
+    assert numbers["corpus"]["candidate_recall"] == 75 and len(numbers["cases"]) == 20
+    for key, value in numbers["metrics"]["model"].items():
+        assert f"{value:.1f}" in page.text, key
+    for told in ("R@100 IoU=0.7", "62.5", "drawn from 40", "3 more were left out", "40.0", "gone: 2"):
+        assert told in page.text
+    images = page.found("img")
+    assert len(images) == len(page.found("source")) == 4 + 20
+    assert all(len(image["alt"] or "") > 20 for image in images)
+    everything = "".join(str(attrs) for _, attrs in page.elements)
+    assert "http" not in everything, "nothing is fetched"
+    for name in ("recall", "length", "position", "boundaries", "case-01-best", "case-20-worst"):
+        for suffix in ("", "-dark"):
+            with Image.open(tmp_path / f"{name}{suffix}.png") as image:
+                assert image.width > 500
+
+
+def test_what_people_wrote_is_text(tmp_path: Path):
+    page, numbers = write(tmp_path, made(6))
+    assert not page.found("script")
+    assert NASTY in page.text and any(case["query"] == NASTY for case in numbers["cases"])
+
+
+def test_history_is_drawn_or_missed_in_one_line(tmp_path: Path):
+    rows = [
+        {"epoch": e, "loss/total": 3.0 / e, "r1_at_0.5": 9.0 * e, "r1_at_0.7": 5.0 * e, "miou": 8.0 * e}
+        for e in (1, 2, 3)
+    ]
+    page, numbers = write(tmp_path / "with", made(6), history=rows)
+    assert numbers["history"] == rows and (tmp_path / "with" / "losses.png").exists()
+    assert "no history.json" not in page.text
+    page, numbers = write(tmp_path / "without", made(6))
+    assert numbers["history"] is None and "no history.json" in page.text
+    assert "give --index" in page.text
+
+
+def test_the_verdict_names_what_is_not_above_a_control():
+    above = {"model": {"miou": 50.0}, "constant": {"miou": 20.0}, "shuffled": {"miou": 10.0}}
+    assert "above both" in verdict(above)
+    told = verdict(above | {"constant": {"miou": 60.0}})
+    assert "best constant span" in told and "mIoU" in told and "shuffled" not in told

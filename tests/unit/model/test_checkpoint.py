@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from vmr_ray.config import ModelConfig
+from vmr_ray.errors import VmrError
+from vmr_ray.model.checkpoint import CheckpointInfo, load_network
+from vmr_ray.model.checkpoint import save_checkpoint as save
+from vmr_ray.schema import StoreSpec
+from vmr_ray.training.trainer_state import load_trainer, optimizer_tensors, restore_optimizer
+
+
+@pytest.fixture
+def info() -> CheckpointInfo:
+    return CheckpointInfo(
+        model=ModelConfig(dim=16, heads=2, video_layers=1, cross_layers=1),
+        frame_encoder="efficientnet-lite0",
+        frame_dim=8,
+        sampling="fps=1",
+        text_encoder="minilm",
+        token_dim=6,
+    )
+
+
+@pytest.fixture
+def saved(info: CheckpointInfo, tmp_path: Path) -> Path:
+    save(tmp_path, info.network().state_dict(), info)
+    return tmp_path
+
+
+def test_round_trip(info: CheckpointInfo, tmp_path: Path):
+    network = info.network().eval()
+    version = save(tmp_path, network.state_dict(), info).version
+    loaded, back = load_network(tmp_path)
+    assert back.version == version and back.model == info.model
+    x, mask = torch.randn(1, 5, 8), torch.ones(1, 5, dtype=torch.bool)
+    assert torch.equal(network.encode_video(x, mask), loaded.encode_video(x, mask))
+
+
+def test_no_checkpoint(tmp_path: Path):
+    with pytest.raises(VmrError, match="no checkpoint at"):
+        load_network(tmp_path / "none")
+
+
+def test_truncated_weights(saved: Path):
+    path = saved / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(VmrError, match="truncated or altered"):
+        load_network(saved)
+
+
+def test_missing_weights(saved: Path):
+    (saved / "model.safetensors").unlink()
+    with pytest.raises(VmrError, match="cannot read"):
+        load_network(saved)
+
+
+def test_truncated_json(saved: Path):
+    path = saved / "checkpoint.json"
+    path.write_text(path.read_text()[:50])
+    with pytest.raises(VmrError, match="is damaged"):
+        load_network(saved)
+
+
+def test_other_format(saved: Path):
+    path = saved / "checkpoint.json"
+    path.write_text(path.read_text().replace('"format": 1', '"format": 99'))
+    with pytest.raises(VmrError, match="format 99"):
+        load_network(saved)
+
+
+def test_other_features_are_refused(info: CheckpointInfo):
+    with pytest.raises(VmrError, match="trained on efficientnet-lite0 at fps=1"):
+        info.check_features(StoreSpec("efficientnet-lite0", 8, "fps=2"), "store")
+
+
+def test_optimizer_goes_on_where_it_stopped(info: CheckpointInfo, tmp_path: Path):
+    def step(network, optimizer, seed):
+        torch.manual_seed(seed)
+        optimizer.zero_grad()
+        mask = torch.ones(2, 5, dtype=torch.bool)
+        network.project_video(network.encode_video(torch.randn(2, 5, 8), mask), mask).sum().backward()
+        optimizer.step()
+
+    network = info.network().eval()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=0.01)
+    step(network, optimizer, 0)
+    save(tmp_path, network.state_dict(), info, optimizer_tensors(optimizer))
+    other, _ = load_network(tmp_path)
+    resumed = torch.optim.AdamW(other.parameters(), lr=0.01)
+    restore_optimizer(resumed, load_trainer(tmp_path))
+    step(network, optimizer, 1)
+    step(other, resumed, 1)
+    for a, b in zip(network.parameters(), other.parameters(), strict=True):
+        assert torch.equal(a, b)

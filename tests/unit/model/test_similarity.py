@@ -1,0 +1,92 @@
+"""Ranking by a dual encoder's similarity, without a network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.tiny_hf import save_tiny
+from vmr_ray.config import ModelConfig
+from vmr_ray.encoders import dual_encoder
+from vmr_ray.errors import VmrError
+from vmr_ray.model.checkpoint import CheckpointInfo, Similarity, load_info, load_network
+from vmr_ray.model.predictor import Predictor
+from vmr_ray.model.similarity import SimilarityPredictor, similarity_checkpoint
+from vmr_ray.schema import StoreSpec
+
+DIM = 16
+
+
+def predictor() -> SimilarityPredictor:
+    return SimilarityPredictor(
+        CheckpointInfo(
+            model=ModelConfig(),
+            similarity=Similarity(scale=100, bias=0),
+            frame_encoder="hf:x",
+            frame_dim=DIM,
+            sampling="fps=1",
+            text_encoder="sentence:hf:x",
+            token_dim=DIM,
+        )
+    )
+
+
+def planted(frames: int, *places: tuple[int, int], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """A sentence's vector and features [frames, DIM] that resemble it in `places` only."""
+    rng = np.random.default_rng(seed)
+    sentence = rng.standard_normal(DIM)
+    features = rng.standard_normal((frames, DIM))
+    features -= np.outer(features @ sentence, sentence) / (sentence @ sentence)
+    for first, last in places:
+        features[first:last] += 2 * sentence
+    return sentence[None].astype(np.float32), features.astype(np.float32)
+
+
+@pytest.mark.parametrize("frames", [40, 700])
+def test_the_frames_that_resemble_the_sentence_are_the_moment(frames: int):
+    ranker = predictor()
+    sentence, features = planted(frames, (20, 30))
+    seen = ranker.encode_videos([("v", features, 2.0 * np.arange(frames + 1))])
+    queries = ranker.encode_tokens([sentence])
+    found = ranker.rank(seen, queries, [(w, 0) for w in range(len(seen))], 3, 0.5)
+    start, end, _ = max((span for spans in found for span in spans), key=lambda span: span[2])
+    assert abs(start - 40) <= 2 and abs(end - 60) <= 2
+    curve = np.concatenate(ranker.membership_of(seen, queries, 0))
+    assert len(curve) == frames
+    assert curve[22:28].min() > 0.5 > np.delete(curve, np.s_[19:31]).max()
+
+
+def test_the_video_that_shows_it_scores_highest():
+    ranker = predictor()
+    sentence, features = planted(50, (10, 20))
+    _, other = planted(50, seed=1)
+    seen = ranker.encode_videos([(name, f, np.arange(51.0)) for name, f in (("a", other), ("b", features))])
+    ((_, _, first), *_), ((_, _, second), *_) = ranker.rank(
+        seen, ranker.encode_tokens([sentence]), [(0, 0), (1, 0)], 1, 0.5
+    )
+    assert second > first
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_a_checkpoint_without_weights(tmp_path: Path, kind: str):
+    name = f"hf:{save_tiny(tmp_path / kind, kind)}"
+    encoder = dual_encoder(name)
+    spec = StoreSpec(encoder=name, dim=encoder.dim, sampling="fps=1")
+    info = similarity_checkpoint(spec, "features")
+    assert info == similarity_checkpoint(spec, "features")
+    assert info.dim == encoder.dim and info.version
+    (tmp_path / "checkpoint.json").write_text(info.model_dump_json())
+    assert load_info(tmp_path) == info
+    loaded = Predictor.load(tmp_path)
+    (vector,) = loaded.encode_queries(["a dog runs"]).vectors.numpy()
+    np.testing.assert_allclose(vector, encoder.sentence(["a dog runs"])[0], rtol=1e-5)
+    with pytest.raises(VmrError, match="train a network"):
+        load_network(tmp_path)
+
+
+def test_features_that_know_no_sentences_are_refused():
+    spec = StoreSpec(encoder="efficientnet-lite0", dim=1280, sampling="fps=1")
+    with pytest.raises(VmrError, match="give a --checkpoint, or embed with --encoder hf:"):
+        similarity_checkpoint(spec, "features")

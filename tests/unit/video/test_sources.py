@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vmr_ray.errors import VmrError
+from vmr_ray.storage import filesystem
+from vmr_ray.video.sources import _uri, find_videos
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("a.mp4", "sub/b.MKV", "sub/deep/c.mov", "notes.txt", ".hidden/d.mp4"):
+        path = tmp_path / "videos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    return tmp_path / "videos"
+
+
+def ids(*inputs: str | Path) -> list[str]:
+    return [video.video_id for video in find_videos(inputs)]
+
+
+def test_directory_is_searched_for_videos(folder: Path):
+    assert ids(folder) == ["a.mp4", "sub/b.MKV", "sub/deep/c.mov"]
+
+
+def test_file_uri_names_the_same_videos(folder: Path):
+    assert ids(folder.as_uri()) == ids(folder)
+
+
+def test_names_with_spaces_and_brackets(folder: Path):
+    odd = folder / "odd #1 [abc] 100%.mp4"
+    odd.write_bytes(b"x")
+    assert ids(odd) == [odd.name]
+    (video,) = [v for v in find_videos([folder.as_uri()]) if v.video_id == odd.name]
+    filesys, path = filesystem(video.uri)
+    assert path == str(odd) and filesys.get_file_info(path).size == 1
+
+
+def test_object_store_uris_keep_bucket_and_options():
+    item = "s3://archive/videos?endpoint_override=127.0.0.1%3A9000&scheme=http"
+    uri = _uri(item, "archive/videos/my clip.mp4")
+    assert uri == "s3://archive/videos/my%20clip.mp4?endpoint_override=127.0.0.1%3A9000&scheme=http"
+    assert _uri("hdfs://host:8020/v", "/v/a.mp4") == "hdfs://host:8020/v/a.mp4"
+
+
+def test_globs_stay_in_their_directory(folder: Path):
+    assert ids(f"{folder}/*.mp4") == ["a.mp4"]
+    assert ids(f"{folder}/sub/*") == ["b.MKV"]
+    assert ids(f"{folder}/**/*.mov") == ["sub/deep/c.mov"]
+
+
+def test_a_named_file_needs_no_suffix(folder: Path):
+    assert ids(folder / "notes.txt") == ["notes.txt"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("m.jsonl", '{"video_id": "one", "uri": "videos/a.mp4"}\n\n{"video_id": "two", "uri": "gone.mp4"}\n'),
+        ("m.csv", "video_id,uri\none,videos/a.mp4\ntwo,gone.mp4\n"),
+    ],
+)
+def test_manifest_gives_ids_and_counts_paths_from_itself(folder: Path, name: str, text: str):
+    manifest = folder.parent / name
+    manifest.write_text(text)
+    one, two = find_videos([manifest])
+    assert (one.video_id, two.video_id) == ("one", "two")
+    assert Path(one.uri) == folder / "a.mp4"
+    assert one.fingerprint and not two.fingerprint
+
+
+def test_fingerprint_follows_the_file(folder: Path):
+    before = find_videos([folder / "a.mp4"])[0].fingerprint
+    (folder / "a.mp4").write_bytes(b"xyz")
+    assert find_videos([folder / "a.mp4"])[0].fingerprint != before
+
+
+def test_mistakes_are_named(folder: Path, tmp_path: Path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"video_id": "one"}\n')
+    for given, told in [
+        (empty, "no videos in"),
+        (tmp_path / "gone", "no such file or directory"),
+        (bad, "line 1"),
+        ("nosuch://bucket/x", "cannot use nosuch://"),
+    ]:
+        with pytest.raises(VmrError, match=told):
+            find_videos([given])
+
+
+def test_two_videos_of_one_id_are_refused(folder: Path):
+    (folder / "deep").mkdir()
+    (folder / "deep" / "a.mp4").write_bytes(b"y")
+    with pytest.raises(VmrError, match="two videos have the id 'a.mp4'"):
+        find_videos([folder, folder / "deep"])

@@ -1,6 +1,0 @@
-"""Frames out of video files: sampling, and a decoder that a bad file cannot take down."""
-
-from vmr_ray.decode.decoder import Chunk, DecodeError, FrameDecoder
-from vmr_ray.decode.sampling import Plan, Sampling
-
-__all__ = ["Chunk", "DecodeError", "FrameDecoder", "Plan", "Sampling"]

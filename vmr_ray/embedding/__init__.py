@@ -1,0 +1,1 @@
+"""Videos -> feature store, with Ray Data."""

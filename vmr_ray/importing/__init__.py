@@ -1,0 +1,1 @@
+"""Features and token states that other projects computed -> this project's stores."""

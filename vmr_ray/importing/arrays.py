@@ -1,0 +1,220 @@
+"""Arrays that other projects publish: a folder with a file each, or one HDF5 file, found by name.
+
+    .npy           an array
+    .npz           the array `key`, else `features`, else the only one
+    .pt, .pth      a tensor, or a dict with one; loaded with `weights_only`
+    .h5, .hdf5     for each name a dataset, or a group with the dataset `key` (else the only one)
+
+Nothing is unpickled. What cannot be used is one sentence (VmrError) that names the file.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, Protocol
+
+import numpy as np
+
+from vmr_ray.errors import VmrError, one_line
+from vmr_ray.storage import is_uri
+
+SUFFIXES = (".npy", ".npz", ".pt", ".pth")
+HDF5 = (".h5", ".hdf5")
+_KEY = "features"
+
+
+class Source(Protocol):
+    """Arrays by name; `label` is what to call the source in a sentence."""
+
+    label: str
+    names: frozenset[str]
+
+    def read(self, name: str) -> np.ndarray:
+        """float32 [n, dim], n > 0 and every value finite.
+
+        Raises:
+            VmrError: the array cannot be read or used.
+        """
+        ...
+
+    def uri(self, name: str) -> str: ...
+
+    def fingerprint(self, name: str) -> str:
+        """Changes when the array's file does."""
+        ...
+
+
+def open_source(path: str | Path, key: str | None = None) -> Source:
+    """The arrays at `path`; `key` names the array inside a file that holds several.
+
+    Raises:
+        VmrError: there is nothing, it holds no array, or it is not one of the known formats.
+    """
+    if is_uri(path):
+        raise VmrError(f"{path} is not on this machine: copy the features here first")
+    found = Path(path).expanduser().absolute()
+    if found.is_dir():
+        return _Folder(found, key)
+    if not found.exists():
+        raise VmrError(f"no such file or directory: {path}")
+    if found.suffix.lower() not in HDF5:
+        raise VmrError(
+            f"{path} is not a source of features: give a folder of {', '.join(SUFFIXES)}, "
+            f"or one file {' or '.join(HDF5)}"
+        )
+    return _Hdf5(found, key)
+
+
+class _Folder:
+    """One file a name; files of subfolders have the path below the folder as their name."""
+
+    def __init__(self, path: Path, key: str | None):
+        self.label, self.key = path.name, key
+        self.files: dict[str, Path] = {}
+        for file in sorted(path.rglob("*")):
+            if file.suffix.lower() in SUFFIXES and not file.name.startswith("."):
+                name = file.relative_to(path).as_posix().removesuffix(file.suffix)
+                if other := self.files.get(name):
+                    raise VmrError(f"{other} and {file} have the same name: keep one of them")
+                self.files[name] = file
+        if not self.files:
+            raise VmrError(f"no features in {path}: expected files {', '.join(SUFFIXES)}")
+        self.names = frozenset(self.files)
+
+    def read(self, name: str) -> np.ndarray:
+        file = self.files[name]
+        try:
+            loaded = _load(file, self.key)
+        except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, KeyError) as error:
+            raise VmrError(f"cannot read {file} ({_line(error)}): fetch it again") from None
+        return checked(loaded, str(file))
+
+    def uri(self, name: str) -> str:
+        return str(self.files[name])
+
+    def fingerprint(self, name: str) -> str:
+        return _fingerprint(self.files[name])
+
+
+class _Hdf5:
+    """A dataset or a group for each name, at the top of one file."""
+
+    def __init__(self, path: Path, key: str | None):
+        import h5py
+
+        self.path, self.label, self.key = path, path.name, key
+        try:
+            with h5py.File(path, "r") as file:
+                self.names = frozenset(file)
+        except OSError as error:
+            raise VmrError(f"cannot read {path} ({_line(error)}): fetch it again") from None
+        if not self.names:
+            raise VmrError(f"no features in {path}: it is empty")
+
+    def read(self, name: str) -> np.ndarray:
+        import h5py
+
+        where = self.uri(name)
+        try:
+            with h5py.File(self.path, "r") as file:
+                value = file[name]
+                if isinstance(value, h5py.Group):
+                    value = value[_chosen(list(value), self.key, where)]
+                if not isinstance(value, h5py.Dataset):
+                    raise VmrError(f"{where} is a group of groups: name the dataset in it with --key")
+                loaded = value[()]
+        except (OSError, RuntimeError, KeyError) as error:
+            raise VmrError(f"cannot read {where} ({_line(error)}): fetch the file again") from None
+        return checked(loaded, where)
+
+    def uri(self, name: str) -> str:
+        return f"{self.path}#{name}"
+
+    def fingerprint(self, name: str) -> str:
+        return _fingerprint(self.path)
+
+
+def checked(value: Any, where: str) -> np.ndarray:
+    """`value` as float32 [n, dim]; axes of length 1 beside these two are dropped.
+
+    Raises:
+        VmrError: it is no such matrix, empty, not of floats, or holds NaN or infinity.
+    """
+    array = np.asarray(value)
+    if array.dtype.kind != "f":
+        raise VmrError(f"{where} holds values of type {array.dtype}: save them as float32 or float16")
+    # I3D features are also published as [T, 1, 1, dim].
+    if array.ndim < 2 or sum(length != 1 for length in array.shape[:-1]) > 1:
+        shape = " x ".join(map(str, array.shape)) or "a single value"
+        raise VmrError(f"{where} has the shape {shape}: save it as rows x dimensions")
+    if not array.size:
+        raise VmrError(f"{where} is empty: fetch it again, or delete it")
+    with np.errstate(over="ignore"):
+        matrix = array.astype(np.float32).reshape(-1, array.shape[-1])
+    if bad := int((~np.isfinite(matrix)).any(1).sum()):
+        raise VmrError(f"{where} holds NaN or infinity in {bad} of {len(matrix)} rows: fetch it again")
+    return matrix
+
+
+def normalized(matrix: np.ndarray) -> np.ndarray:
+    """Rows of length 1 (L2); a row of zeros stays one."""
+    return matrix / np.maximum(np.linalg.norm(matrix, axis=1, keepdims=True), 1e-5)
+
+
+def halved(matrix: np.ndarray, where: str) -> np.ndarray:
+    """As float16, which is what is stored.
+
+    Raises:
+        VmrError: a value is too large for it.
+    """
+    with np.errstate(over="ignore"):
+        half = matrix.astype(np.float16)
+    if not np.isfinite(half).all():
+        raise VmrError(
+            f"{where} holds {float(np.abs(matrix).max()):g}, more than float16 can: import with --normalize"
+        )
+    return half
+
+
+def _load(file: Path, key: str | None) -> Any:
+    suffix = file.suffix.lower()
+    if suffix == ".npy":
+        return np.load(file, allow_pickle=False)
+    if suffix == ".npz":
+        with np.load(file, allow_pickle=False) as arrays:
+            return arrays[_chosen(arrays.files, key, str(file))]
+    import torch
+
+    try:
+        loaded = torch.load(file, map_location="cpu", weights_only=True)
+    except UnpicklingError:
+        raise VmrError(
+            f"{file} holds more than tensors, which is not loaded for safety: save the tensor alone"
+        ) from None
+    if isinstance(loaded, dict):
+        loaded = loaded[_chosen([k for k, v in loaded.items() if torch.is_tensor(v)], key, str(file))]
+    if not torch.is_tensor(loaded):
+        raise VmrError(f"{file} holds a {type(loaded).__name__}, not a tensor: save the tensor alone")
+    return loaded.float().numpy() if loaded.is_floating_point() else loaded.numpy()
+
+
+def _chosen(names: list[str], key: str | None, where: str) -> str:
+    wanted = key or (_KEY if _KEY in names else names[0] if len(names) == 1 else None)
+    if wanted is None or wanted not in names:
+        there = ", ".join(map(str, names)) or "none"
+        missing = f"no array {wanted!r}" if wanted else "several arrays"
+        raise VmrError(f"{where} has {missing} (there: {there}): name the right one with --key")
+    return wanted
+
+
+def _fingerprint(path: Path) -> str:
+    info = path.stat()
+    return f"{info.st_size}-{info.st_mtime_ns}"
+
+
+def _line(error: Exception) -> str:
+    text = one_line(error, 200)
+    # numpy takes whatever it does not know for a pickle, and tells how to load it all the same.
+    return "it is not an array" if "pickle" in str(error) else text

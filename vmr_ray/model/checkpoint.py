@@ -1,0 +1,147 @@
+"""Checkpoints: `model.safetensors` + `checkpoint.json` (+ `trainer.safetensors` to go on training).
+
+No pickle. The JSON names both encoders, so that a checkpoint refuses features of another kind, and
+holds the checksum of the weights, so that a truncated file is found before it is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from safetensors.torch import load, save
+
+from vmr_ray.config import ModelConfig, validated
+from vmr_ray.errors import VmrError, one_line
+from vmr_ray.model.cross_interaction import CrossInteraction
+from vmr_ray.schema import StoreSpec
+from vmr_ray.storage import read_bytes, read_json, write_bytes
+
+FORMAT = 1
+
+
+class Similarity(BaseModel):
+    """Ranking without a network: a dual encoder's logit is `scale * cosine + bias`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    scale: float
+    bias: float
+
+
+class CheckpointInfo(BaseModel):
+    """What a checkpoint says of itself. `version` is the checksum of its weights.
+
+    With `similarity` there are no weights and no network: the frames' own encoder ranks.
+    """
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    format: int = FORMAT
+    version: str = ""
+    model: ModelConfig
+    similarity: Similarity | None = None
+    frame_encoder: str
+    frame_dim: int
+    sampling: str
+    text_encoder: str
+    token_dim: int
+    epoch: int = 0
+    metrics: dict[str, float] = {}
+    constants: dict[str, Any] = {}  # see controls.fit_constants
+
+    def check_features(self, spec: StoreSpec, root: str) -> None:
+        """Raises VmrError if the store's features are not those the model was trained on."""
+        mine = (self.frame_encoder, self.frame_dim, self.sampling)
+        if mine != (spec.encoder, spec.dim, spec.sampling):
+            raise VmrError(
+                f"{root} holds features of {spec.encoder} at {spec.sampling}, the checkpoint was trained on "
+                f"{self.frame_encoder} at {self.sampling}: embed with those settings, or train anew"
+            )
+
+    @property
+    def dim(self) -> int:
+        """Width of the states and first-stage vectors that an index holds."""
+        return self.frame_dim if self.similarity else self.model.dim
+
+    def network(self) -> CrossInteraction:
+        return CrossInteraction(self.model, self.frame_dim, self.token_dim)
+
+
+def save_checkpoint(
+    directory: str | Path,
+    weights: dict[str, torch.Tensor],
+    info: CheckpointInfo,
+    trainer: dict[str, torch.Tensor] | None = None,
+) -> CheckpointInfo:
+    """Write a checkpoint; the JSON goes last, so a directory with one is whole."""
+    data = save({name: tensor.contiguous().cpu() for name, tensor in weights.items()})
+    info = info.model_copy(update={"version": hashlib.sha256(data).hexdigest()})
+    write_bytes(f"{directory}/model.safetensors", data)
+    if trainer is not None:
+        write_bytes(f"{directory}/trainer.safetensors", save(trainer))
+    write_bytes(f"{directory}/checkpoint.json", info.model_dump_json(indent=1).encode())
+    return info
+
+
+def load_info(directory: str | Path) -> CheckpointInfo:
+    """Read `checkpoint.json`.
+
+    Raises:
+        VmrError: it is missing, damaged, or of another format.
+    """
+    path = f"{directory}/checkpoint.json"
+    try:
+        data = read_json(path, "copy the checkpoint again")
+    except FileNotFoundError:
+        raise VmrError(
+            f"no checkpoint at {directory}: train one with `vmr train`, and name its `best` directory"
+        ) from None
+    if isinstance(data, dict) and data.get("format") != FORMAT:
+        raise VmrError(f"{path} has format {data.get('format')}, this version reads {FORMAT}: train anew")
+    return validated(CheckpointInfo, data, path)
+
+
+def load_weights(directory: str | Path, info: CheckpointInfo) -> dict[str, torch.Tensor]:
+    """Read and verify `model.safetensors`.
+
+    Raises:
+        VmrError: it is missing, truncated or altered.
+    """
+    path = f"{directory}/model.safetensors"
+    try:
+        data = read_bytes(path)
+    except OSError as error:
+        raise VmrError(f"cannot read {path} ({one_line(error)}): copy the checkpoint again") from None
+    if hashlib.sha256(data).hexdigest() != info.version:
+        raise VmrError(
+            f"{path} is truncated or altered (its checksum is not the one in checkpoint.json): "
+            "copy the checkpoint again"
+        )
+    return load(data)
+
+
+def check_weights(directory: str | Path, info: CheckpointInfo) -> None:
+    """Raises VmrError if the weights, where there are any, are missing, truncated or altered."""
+    if not info.similarity:
+        load_weights(directory, info)
+
+
+def load_network(directory: str | Path) -> tuple[CrossInteraction, CheckpointInfo]:
+    """The network of a checkpoint, in evaluation mode, and what the checkpoint says of itself."""
+    info = load_info(directory)
+    if info.similarity:
+        raise VmrError(
+            f"{directory} ranks by {info.frame_encoder}'s similarity: train a network to use it here"
+        )
+    network = info.network()
+    try:
+        network.load_state_dict(load_weights(directory, info))
+    except RuntimeError as error:
+        raise VmrError(
+            f"{directory} does not fit this version's network, train anew: {one_line(error, 200)}"
+        ) from None
+    return network.eval(), info

@@ -1,7 +1,0 @@
-"""The report on an evaluation: what the model can do, where it fails, and what was measured."""
-
-from vmr_ray.report.cases import Case, choose
-from vmr_ray.report.measures import Answers, measures
-from vmr_ray.report.write import write_report
-
-__all__ = ["Answers", "Case", "choose", "measures", "write_report"]

@@ -1,0 +1,140 @@
+"""Files by path or URI: the only place that finds, reads and writes them.
+
+A file written here is never half-written: the data goes to a temporary name next to it, which is renamed at
+the end. A process that is killed at any moment leaves the old file or the new one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import pyarrow as pa
+from pyarrow import fs
+
+from vmr_ray.errors import VmrError, one_line
+
+TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.part$")  # how the names of unfinished files end
+
+
+def is_uri(path: str | Path) -> bool:
+    """Whether `path` has a scheme, `file://` included."""
+    return "://" in str(path)
+
+
+def is_remote(path: str | Path) -> bool:
+    """Whether `path` is on another machine: a URI, but not `file://`."""
+    return is_uri(path) and not str(path).startswith("file://")
+
+
+def absolute(path: str | Path) -> str:
+    """A URI as it is; a local path from the root, because workers may run in another directory."""
+    return str(path) if is_uri(path) else str(Path(path).expanduser().absolute())
+
+
+def filesystem(path: str | Path) -> tuple[fs.FileSystem, str]:
+    """The pyarrow filesystem of a path or URI, and the path inside it.
+
+    Raises:
+        VmrError: the scheme is unknown or its filesystem cannot be reached.
+    """
+    try:
+        if is_uri(path):
+            return fs.FileSystem.from_uri(str(path))
+        return fs.LocalFileSystem(), Path(absolute(path)).as_posix()
+    except (ValueError, OSError) as error:
+        raise VmrError(f"cannot use {path}: {one_line(error)}") from None
+
+
+def redact_credentials(text: str) -> str:
+    """Text without the user names and passwords of the URIs in it."""
+    return re.sub(r"://[^/\s@]*@", "://", text)
+
+
+def exists(path: str | Path) -> bool:
+    """Whether there is a file at `path`."""
+    filesys, inner = filesystem(path)
+    return bool(filesys.get_file_info(inner).type == fs.FileType.File)
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """The content of a file.
+
+    Raises:
+        OSError: it is missing (FileNotFoundError) or cannot be read.
+    """
+    filesys, inner = filesystem(path)
+    with filesys.open_input_stream(inner) as stream:
+        data: bytes = stream.read()
+    return data
+
+
+def read_json(path: str | Path, fix: str) -> Any:
+    """The value in a JSON file; `fix` ends the sentence about a damaged one.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        VmrError: the file is empty, damaged or cannot be read.
+    """
+    try:
+        return json.loads(read_bytes(path))
+    except FileNotFoundError:
+        raise
+    except (ValueError, RecursionError, OSError) as error:
+        raise VmrError(f"{redact_credentials(str(path))} is damaged ({one_line(error)}): {fix}") from None
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Write a file under a temporary name, then rename it; missing folders are made."""
+    with replacing(*filesystem(path)) as stream:
+        stream.write(data)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write `value` as JSON, as `write_bytes` does."""
+    write_bytes(path, json.dumps(value, indent=1).encode())
+
+
+@contextmanager
+def replacing(filesys: fs.FileSystem, path: str) -> Iterator[pa.NativeFile]:
+    """A stream into the file `path` of a filesystem, which appears or changes only when the block ends.
+
+    If the block raises, nothing has happened: the temporary file is deleted.
+    """
+    filesys.create_dir(str(PurePosixPath(path).parent), recursive=True)
+    temporary = f"{path}.{uuid.uuid4().hex}.part"
+    try:
+        with filesys.open_output_stream(temporary) as stream:
+            yield stream
+        filesys.move(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            filesys.delete_file(temporary)
+        raise
+
+
+def short_hash(text: str, length: int = 12) -> str:
+    """The first hexadecimal digits of the text's SHA-256."""
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+def is_below(uri: str, roots: Iterable[str]) -> bool:
+    """Whether the URI lies below one of `roots`: in whole path segments, with the same host and options.
+
+    Dots are looked for after decoding the path twice, because some object stores decode it once more.
+    """
+    parts = urlsplit(uri)
+    if parts.fragment or ".." in unquote(unquote(parts.path)).split("/"):
+        return False
+    for root in map(urlsplit, filter(is_uri, roots)):
+        same_place = (parts.scheme, parts.netloc, parts.query) == (root.scheme, root.netloc, root.query)
+        if same_place and f"{parts.path}/".startswith(f"{root.path.rstrip('/')}/"):
+            return True
+    return False

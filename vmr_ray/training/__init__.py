@@ -1,0 +1,1 @@
+"""Annotations and features -> checkpoint, with Ray Train."""

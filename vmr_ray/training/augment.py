@@ -1,0 +1,111 @@
+"""What training sees instead of the plain rows. Pure numpy: no Ray, no network.
+
+`compose` makes new videos out of the moments of others; `draw_queries` and `drop_tokens` vary the text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+
+from vmr_ray.model.inputs import Example
+from vmr_ray.schema import Span
+
+
+def draw_queries(example: Example, most: int, rng: np.random.Generator) -> Example:
+    """At most `most` queries of a video, drawn so that most moments are asked for."""
+    seen: dict[tuple[Span, ...], int] = {}
+    turns = []
+    for i in rng.permutation(len(example.queries)):
+        spans = tuple(example.spans[i])
+        seen[spans] = seen.get(spans, 0) + 1
+        turns.append((seen[spans], i))
+    return _take(example, [i for _, i in sorted(turns, key=lambda turn: turn[0])[:most]])
+
+
+def drop_tokens(tokens: np.ndarray, keep: float, most: int, rng: np.random.Generator) -> np.ndarray:
+    """A share `keep` of a query's token states [L, token_dim], in order, at most `most`; the first one stays.
+
+    The states are contextual, so the rest still knows of the dropped ones; short rows make training cheap.
+    """
+    count = min(most, int(np.ceil(keep * len(tokens))))
+    rest = 1 + rng.choice(len(tokens) - 1, count - 1, replace=False)
+    return tokens[[0, *sorted(rest)]]
+
+
+def compose(examples: Sequence[Example], rng: np.random.Generator) -> list[Example]:
+    """Cut every video between its moments and deal the pieces into new videos.
+
+    A call makes fewer long or more short videos out of the same frames, each of about as many pieces,
+    so that padding stays low. Every frame and every query is used once.
+    """
+    pieces = [piece for example in examples for piece in cut(example, rng)]
+    videos = min(len(pieces), max(1, round(len(examples) * rng.uniform(0.6, 1.6))))
+    order = rng.permutation(len(pieces))
+    dealt = [stitch([pieces[i] for i in order[first::videos]]) for first in range(videos)]
+    return [video for video in dealt if video.queries]
+
+
+def cut(example: Example, rng: np.random.Generator) -> list[Example]:
+    """Pieces of a video, in order; a cut falls at random into the time between two moments, never into one.
+
+    A frame belongs to the piece that holds the centre of its cell; spans are clipped to the piece.
+    """
+    cuts = [0]
+    centres = (example.edges[:-1] + example.edges[1:]) / 2
+    spans = sorted(span for spans in example.spans for span in spans)
+    end = spans[0][1] if spans else 0.0
+    for start, stop in spans:
+        if start >= end:
+            cuts.append(int(np.searchsorted(centres, rng.uniform(end, start))))
+        end = max(end, stop)
+    bounds = sorted({*cuts, len(centres)})
+    return [_part(example, first, last) for first, last in pairwise(bounds)]
+
+
+def stitch(pieces: Sequence[Example]) -> Example:
+    """One video that plays the pieces in turn; its clock starts at 0."""
+    edges, spans = [np.zeros(1)], []
+    for piece in pieces:
+        shift = edges[-1][-1] - piece.edges[0]
+        edges.append(piece.edges[1:] + shift)
+        spans += [[(start + shift, end + shift) for start, end in found] for found in piece.spans]
+    return Example(
+        video_id="+".join(dict.fromkeys(piece.video_id for piece in pieces)),
+        duration=float(edges[-1][-1]),
+        features=np.concatenate([piece.features for piece in pieces]),
+        edges=np.concatenate(edges),
+        queries=[query for piece in pieces for query in piece.queries],
+        tokens=[tokens for piece in pieces for tokens in piece.tokens],
+        spans=spans,
+    )
+
+
+def _part(example: Example, first: int, last: int) -> Example:
+    low, high = example.edges[first], example.edges[last]
+    spans = [_inside(spans, low, high) for spans in example.spans]
+    part = replace(
+        example,
+        duration=float(high - low),
+        features=example.features[first:last],
+        edges=example.edges[first : last + 1],
+        spans=spans,
+    )
+    return _take(part, [i for i, found in enumerate(spans) if found])
+
+
+def _take(example: Example, keep: Sequence[int]) -> Example:
+    return replace(
+        example,
+        queries=[example.queries[i] for i in keep],
+        tokens=[example.tokens[i] for i in keep],
+        spans=[example.spans[i] for i in keep],
+    )
+
+
+def _inside(spans: Sequence[Span], low: float, high: float) -> list[Span]:
+    """A span belongs to the piece that holds its middle; whole cells make it lose a sliver at most."""
+    return [(max(s, low), min(e, high)) for s, e in spans if low <= (s + e) / 2 < high]

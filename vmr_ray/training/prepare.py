@@ -1,0 +1,176 @@
+"""Annotations + feature store -> training rows: Parquet, one row a video, written once by Ray Data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from vmr_ray.encoders import TextEncoder, text_encoder
+from vmr_ray.evaluation.controls import fit_constants
+from vmr_ray.features import FeatureStore
+from vmr_ray.schema import Annotation, Span
+from vmr_ray.storage import exists, filesystem, write_bytes
+from vmr_ray.training.batches import ROW_SCHEMA, clip, to_row
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
+_ROWS = 4  # that are read at once
+_VIDEOS = 16  # that are prepared at once; so few are not worth a pipeline
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Training rows in `path`, and what is known of them without reading their features."""
+
+    path: str
+    durations: list[float]  # seconds, of every video
+    spans: list[list[list[Span]]]  # of every query of every video
+    size: int  # bytes of all files
+
+    @property
+    def videos(self) -> int:
+        return len(self.durations)
+
+    @property
+    def queries(self) -> int:
+        return sum(map(len, self.spans))
+
+    def constants(self) -> dict[str, Any]:
+        """The constant answers that fit the spans best; the reports compare with them."""
+        pairs = [
+            (spans[0], duration)
+            for duration, queries in zip(self.durations, self.spans, strict=True)
+            for spans in queries
+        ]
+        return fit_constants([span for span, _ in pairs], [duration for _, duration in pairs])
+
+
+def split(
+    groups: dict[str, list[Annotation]], fraction: float, seed: int
+) -> tuple[dict[str, list[Annotation]], dict[str, list[Annotation]]]:
+    """Hold out a share of the videos (at least one of two), the same ones for the same seed."""
+
+    def draw(video_id: str) -> str:
+        return hashlib.sha256(f"{seed}:{video_id}".encode()).hexdigest()
+
+    order = sorted(groups, key=draw)
+    held = set(order[: max(1, round(fraction * len(order)))] if len(order) > 1 else [])
+    return (
+        {k: v for k, v in groups.items() if k not in held},
+        {k: v for k, v in groups.items() if k in held},
+    )
+
+
+def prepare(
+    out: str,
+    store: FeatureStore,
+    files: dict[str, tuple[str, ...]],
+    groups: dict[str, list[Annotation]],
+    text_name: str,
+) -> Prepared:
+    """Write the training rows of `groups` once; a finished directory of the same content is reused."""
+    import ray
+
+    from vmr_ray.cluster import growing_pool
+
+    items = [
+        {
+            "files": list(files[video_id]),
+            "queries": [a.query for a in rows],
+            "spans": [[list(span) for span in a.spans] for a in rows],
+        }
+        for video_id, rows in sorted(groups.items())
+    ]
+    # Not the addresses: `vmr features compact` moves chunks, but changes none.
+    held = [{**item, "files": store.version(files[v])} for v, item in zip(sorted(groups), items, strict=True)]
+    content = hashlib.sha256(json.dumps([sorted(groups), held, text_name]).encode()).hexdigest()
+    filesys, path = filesystem(out)
+    marker = f"_done-{content}"  # readers of Parquet pass over a leading underscore
+    if exists(f"{out}/{marker}"):
+        return _read(out)
+    if filesys.get_file_info(path).type == fs.FileType.Directory:
+        filesys.delete_dir(path)
+    if len(items) <= _VIDEOS:
+        filesys.create_dir(path, recursive=True)
+        rows = _Prepare(store.root, text_name)(pa.Table.from_pylist(items))
+        pq.write_table(rows, f"{path}/rows.parquet", filesystem=filesys)
+    else:
+        ray.data.from_items(items, override_num_blocks=min(len(items), 64)).map_batches(
+            _Prepare,
+            batch_size=_VIDEOS,
+            batch_format="pyarrow",
+            fn_constructor_args=(store.root, text_name),
+            compute=growing_pool(math.ceil(len(items) / _VIDEOS)),
+            num_cpus=1,
+        ).write_parquet(out)
+    write_bytes(f"{out}/{marker}", b"")
+    return _read(out)
+
+
+def read_rows(prepared: Prepared, shuffled: bool = False) -> Dataset:
+    """The rows as a Ray dataset, file by file, in another order every time if `shuffled`.
+
+    Its tasks claim no CPU, as those of `read_parquet` do: the training processes may have all there are.
+    """
+    import ray
+    from ray.data import TaskPoolStrategy
+
+    filesys, path = filesystem(prepared.path)
+    names = (item.path for item in filesys.get_file_info(fs.FileSelector(path)))
+    items = [{"root": prepared.path, "file": name} for name in sorted(names) if name.endswith(".parquet")]
+    files = ray.data.from_items(items, override_num_blocks=len(items))
+    if shuffled:
+        files = files.randomize_block_order()
+    return files.map_batches(
+        _read_rows, batch_size=1, batch_format="pyarrow", num_cpus=0, compute=TaskPoolStrategy(size=4)
+    )
+
+
+def _read_rows(batch: pa.Table) -> Iterator[pa.Table]:
+    for row in batch.to_pylist():
+        filesys, _ = filesystem(row["root"])
+        with filesys.open_input_file(row["file"]) as stream:
+            for rows in pq.ParquetFile(stream).iter_batches(_ROWS):
+                yield pa.Table.from_batches([rows])
+
+
+def _read(path: str) -> Prepared:
+    filesys, inner = filesystem(path)
+    rows = pq.ParquetDataset(inner, filesystem=filesys).read(columns=["duration", "spans"])
+    sizes = (item.size for item in filesys.get_file_info(fs.FileSelector(inner)))
+    return Prepared(
+        path, rows["duration"].to_pylist(), rows["spans"].to_pylist(), sum(size or 0 for size in sizes)
+    )
+
+
+class _Prepare:
+    """(chunk files, queries, spans) -> training rows."""
+
+    def __init__(self, root: str, text_name: str):
+        self.store, self.text_name = FeatureStore.open(root), text_name
+
+    @cached_property
+    def text(self) -> TextEncoder:
+        return text_encoder(self.text_name, threads=1)  # by the first call, see `_Encode` in embed.py
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        made = []
+        for row in batch.to_pylist():
+            video = self.store.read(row["files"])
+            # A span beyond the (readable part of the) video has no frames to learn from.
+            inside = [clip(spans, video.edges[0], video.edges[-1]) for spans in row["spans"]]
+            keep = [i for i, spans in enumerate(inside) if spans]
+            if keep:
+                queries = [row["queries"][i] for i in keep]
+                made.append(to_row(video, queries, self.text(queries), [inside[i] for i in keep]))
+        return pa.Table.from_pylist(made, schema=ROW_SCHEMA)

@@ -1,0 +1,133 @@
+"""The decoder's process: requests on stdin, frames on stdout, complaints on stderr.
+
+A request is one line of JSON: `path`, and `part` of `parts`; 0 parts ask for the duration alone. The
+answer is messages, each a big-endian uint32, that many bytes of JSON, and `n` frames of raw RGB. The
+last has `error` or `end`. The parent's end of the pipe closing ends the process, also in the middle of
+a video.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import queue
+import resource
+import signal
+import struct
+import sys
+import threading
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from vmr_ray.video.decode.sniff import refusal
+
+if TYPE_CHECKING:
+    from vmr_ray.video.decode.reader import Index
+
+_CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
+
+
+def _send(out: BinaryIO, message: dict[str, Any], frames: bytes | memoryview = b"") -> None:
+    header = json.dumps(message).encode()
+    out.write(struct.pack(">I", len(header)) + header)
+    out.write(frames)
+    out.flush()
+
+
+def _answer(out: BinaryIO, request: dict[str, Any], options: dict[str, Any]) -> None:
+    from vmr_ray.video.decode.reader import chunk_range, read_duration, read_frames
+    from vmr_ray.video.decode.sampling import Sampling
+
+    path, parts = request["path"], request["parts"]
+    stage = "sniff"
+    try:
+        if reason := refusal(path):
+            return _send(out, {"error": reason, "stage": stage})
+        stage = "open"
+        if not parts:
+            return _send(out, {"end": True, "duration": read_duration(path)})
+        status = Path(path).stat()
+        index = _index(path, status.st_size, status.st_mtime_ns)
+        sampling = Sampling.parse(options["sampling"])
+        plan = sampling.plan(index.starts, index.ends, index.keys)
+        stage = "decode"
+        size, chunk = (options["width"], options["height"]), options["chunk_frames"]
+        first, stop = chunk_range(index, plan, chunk, request["part"], parts)
+        divided = (stop - first) * chunk < len(plan.indices)
+        sent, end, damage = first, None, index.damage
+        for places, frames, damaged in read_frames(
+            index, sampling, plan, *size, chunk, options["threads"], (first, stop)
+        ):
+            if damaged and divided:
+                return _send(out, {"error": damaged, "stage": "divided"})
+            damage = damage or damaged
+            if not len(frames):
+                continue
+            # Times that nobody can show any more belong to a neighbour, so that the chunks join.
+            edges = plan.edges[[*places, places[-1] + 1]]
+            edges[0], end = edges[0] if end is None else end, edges[-1]
+            message = {
+                "n": len(frames),
+                "index": sent,
+                "times": plan.times[places].tolist(),
+                "edges": edges.tolist(),
+                "duration": float(plan.edges[-1] - plan.edges[0]),
+                "damage": damage,
+            }
+            _send(out, message, frames.data)
+            sent += 1
+        if first < stop and sent == first:
+            return _send(out, {"error": f"no frame of {path} can be decoded", "stage": stage})
+        last = first < stop and (not divided or stop * chunk >= len(plan.indices))
+        _send(out, {"end": True, "last": last, "damage": damage})
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        _send(out, {"error": f"{path}: {' '.join(reason.split())[:300]}", "stage": stage})
+
+
+@lru_cache(maxsize=1)
+def _index(path: str, size: int, mtime: int) -> Index:
+    """A worker often decodes several parts of one video."""
+    from vmr_ray.video.decode.reader import read_index
+
+    return read_index(path)
+
+
+def _leave_the_network() -> None:
+    """Move into an empty network namespace, where the system lets us: no container can send us anywhere."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(_CLONE_NEWNET) and os.getuid():
+        libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET)
+
+
+def main() -> None:
+    options = json.loads(sys.argv[1])
+    limit = int(options["memory_gb"] * 2**30)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # Ctrl-C reaches the whole process group; the parent decides.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Native libraries that print must not print into the stream of frames.
+    out = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    _leave_the_network()
+    requests: queue.Queue[dict[str, Any]] = queue.Queue()
+
+    def listen() -> None:
+        for line in sys.stdin:
+            requests.put(json.loads(line))
+        os._exit(0)
+
+    threading.Thread(target=listen, daemon=True).start()
+    while True:
+        request = requests.get()
+        os.ftruncate(2, 0)
+        _answer(out, request, options)
+
+
+if __name__ == "__main__":
+    main()
