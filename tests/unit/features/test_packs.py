@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.unit.features.test_store import SPEC, write
-from tests.unit.features.test_verification import VIDEOS, content
+from tests.builders import SPEC, VIDEOS, store_content, write_features
 from vmr_ray.features import FeatureStore, compact, verify
 from vmr_ray.schema import Video
 
@@ -23,7 +22,7 @@ MORE = [Video(f"w/{name}.mp4", f"/w/{name}.mp4", "1") for name in "de"]
 def fill(root: Path, *videos: Video, frames: int = 3) -> FeatureStore:
     store = FeatureStore.create(str(root), SPEC)
     for i, video in enumerate(videos):
-        write(store, video, [frames] * (1 + i % 3))
+        write_features(store, video, [frames] * (1 + i % 3))
     return store
 
 
@@ -45,12 +44,12 @@ def test_a_pack_reads_like_its_files(tmp_path: Path, uri: bool):
         duration=2.2,
         partial=True,
     )
-    write(store, MORE[0], [2, 2], last=False)
-    before, was = content(root), store.files()
+    write_features(store, MORE[0], [2, 2], last=False)
+    before, was = store_content(root), store.files()
     result = compact(root.as_uri() if uri else root)
     # store.json, the unfinished video's two chunks, and a pack
     assert (result.files_before, result.files_after, result.videos) == (1 + 6 + 1 + 2, 1 + 2 + 2, 4)
-    assert content(root) == before and result.bytes > 0
+    assert store_content(root) == before and result.bytes > 0
     (pack,) = (root / "packs").glob("*.parquet")
     now = FeatureStore.open(str(root)).files()
     assert list(now) == list(was)
@@ -72,7 +71,7 @@ def test_a_second_compact_does_nothing(tmp_path: Path):
 def test_packs_have_the_size_asked_for(tmp_path: Path):
     videos = [Video(f"{i}", f"{i}", "1") for i in range(10)]
     fill(tmp_path, *videos)
-    before = content(tmp_path)
+    before = store_content(tmp_path)
     size = sum(path.stat().st_size for path in tmp_path.rglob("*.parquet")) / 2**20
     compact(tmp_path, target_mb=size / 3)
     assert len(list(tmp_path.rglob("*.parquet"))) == 3
@@ -80,7 +79,7 @@ def test_packs_have_the_size_asked_for(tmp_path: Path):
     assert len(list(tmp_path.rglob("*.parquet"))) == 3
     compact(tmp_path, target_mb=size * 3)
     assert len(list(tmp_path.rglob("*.parquet"))) == 1
-    assert content(tmp_path) == before and verify(tmp_path).problems == []
+    assert store_content(tmp_path) == before and verify(tmp_path).problems == []
 
 
 def test_the_same_chunks_make_the_same_packs(tmp_path: Path):
@@ -99,20 +98,20 @@ def test_a_changed_video_is_replaced(tmp_path: Path):
     compact(tmp_path)
     new = Video(VIDEOS[1].video_id, "/moved/b.mp4", "2")
     assert store.finished([new]) == set()
-    write(store, new, [1, 1], last=False)
-    assert content(tmp_path)["v/b.mp4"][0] == "/v/b.mp4"
+    write_features(store, new, [1, 1], last=False)
+    assert store_content(tmp_path)["v/b.mp4"][0] == "/v/b.mp4"
     store.discard_unfinished([new])
-    write(store, new, [5])
-    assert content(tmp_path)["v/b.mp4"][0] == "/moved/b.mp4"
+    write_features(store, new, [5])
+    assert store_content(tmp_path)["v/b.mp4"][0] == "/moved/b.mp4"
     compact(tmp_path)  # before `embed` has deleted the old version
-    assert content(tmp_path)["v/b.mp4"][0] == "/moved/b.mp4"
+    assert store_content(tmp_path)["v/b.mp4"][0] == "/moved/b.mp4"
     store.delete_stale([new])
     assert store.finished([VIDEOS[1]]) == set() and store.finished([new]) == {"v/b.mp4"}
-    before = content(tmp_path)
+    before = store_content(tmp_path)
     compact(tmp_path)
     (listing,) = (tmp_path / "packs").glob("*.json")
     assert len(json.loads(listing.read_text())["chunks"]) == 1 + 1 + 3
-    assert content(tmp_path) == before and verify(tmp_path).problems == []
+    assert store_content(tmp_path) == before and verify(tmp_path).problems == []
 
 
 def test_an_old_version_that_is_packed_stays_old(tmp_path: Path):
@@ -121,21 +120,21 @@ def test_an_old_version_that_is_packed_stays_old(tmp_path: Path):
     (old,) = tmp_path.rglob("*.parquet")
     os.utime(old, (time.time() - 100,) * 2)
     compact(tmp_path)
-    write(store, Video(VIDEOS[0].video_id, "/new", "2"), [1])
+    write_features(store, Video(VIDEOS[0].video_id, "/new", "2"), [1])
     (new,) = (tmp_path / "chunks").rglob("*.parquet")
     os.utime(new, (time.time() - 50,) * 2)
-    assert content(tmp_path)["v/a.mp4"][0] == "/new"
+    assert store_content(tmp_path)["v/a.mp4"][0] == "/new"
 
 
 def test_a_deleted_video_leaves_its_pack(tmp_path: Path):
     store = fill(tmp_path, *VIDEOS, *MORE)
     compact(tmp_path, target_mb=0.001)
     packs = files(tmp_path / "packs")
-    before = content(tmp_path)
+    before = store_content(tmp_path)
     for video in (*VIDEOS, *MORE):
         store.delete(video.video_id)
         del before[video.video_id]
-        assert content(tmp_path) == before and verify(tmp_path).problems == []
+        assert store_content(tmp_path) == before and verify(tmp_path).problems == []
     assert files(tmp_path / "packs") == packs
     compact(tmp_path)
     assert files(tmp_path) == ["store.json"]
@@ -168,7 +167,7 @@ def grown(root: Path) -> None:
     fill(root, *VIDEOS)
     compact(root)
     fill(root, *MORE)
-    write(FeatureStore.open(str(root)), Video(VIDEOS[0].video_id, "/new", "2"), [2, 2])
+    write_features(FeatureStore.open(str(root)), Video(VIDEOS[0].video_id, "/new", "2"), [2, 2])
 
 
 def half_dead(root: Path) -> None:
@@ -186,7 +185,7 @@ def test_a_kill_at_any_moment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: Callable[[Path], None], target_mb: float
 ):
     made(tmp_path / "made")
-    before = content(tmp_path / "made")
+    before = store_content(tmp_path / "made")
     steps = 0
     while True:
         root = tmp_path / str(steps)
@@ -200,12 +199,12 @@ def test_a_kill_at_any_moment(
                 break
             except Killed:
                 pass
-        assert content(root) == before
+        assert store_content(root) == before
         assert verify(root).problems == []
         for part in root.rglob("*.part"):
             os.utime(part, (0, 0))
         compact(root, target_mb)
-        assert content(root) == before
+        assert store_content(root) == before
         result = verify(root)
         assert result.problems == [] and result.leftovers == [] and result.unfinished == 0
         compacted = compact(root, target_mb)
@@ -224,11 +223,11 @@ def test_embedding_goes_on_while_packs_are_written(tmp_path: Path, monkeypatch: 
 
     def embed(done: int, total: int) -> None:
         if done == total:
-            write(store, changed, [2])
+            write_features(store, changed, [2])
             store.delete_stale([changed])
 
     compact(tmp_path, progress=embed)
-    assert content(tmp_path)["v/a.mp4"][0] == "/new" and len(content(tmp_path)) == 5
+    assert store_content(tmp_path)["v/a.mp4"][0] == "/new" and len(store_content(tmp_path)) == 5
     compact(tmp_path)
-    assert content(tmp_path)["v/a.mp4"][0] == "/new" and len(content(tmp_path)) == 5
+    assert store_content(tmp_path)["v/a.mp4"][0] == "/new" and len(store_content(tmp_path)) == 5
     assert store.finished([VIDEOS[0]]) == set() and verify(tmp_path).problems == []

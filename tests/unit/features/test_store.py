@@ -5,35 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.builders import SPEC, write_features
 from vmr_ray.annotations.video_ids import resolve_ids
 from vmr_ray.errors import VmrError
 from vmr_ray.features import FeatureStore
 from vmr_ray.schema import Quarantined, StoreSpec, Video
 
-SPEC = StoreSpec("some-encoder", 4, "fps=1")
-
-
-def write(store: FeatureStore, video: Video, chunk_sizes: list[int], last: bool = True) -> np.ndarray:
-    frames = np.arange(sum(chunk_sizes) * 4, dtype=np.float16).reshape(-1, 4)
-    at = 0
-    for index, n in enumerate(chunk_sizes):
-        store.write_chunk(
-            video,
-            index,
-            last and index == len(chunk_sizes) - 1,
-            times=np.arange(at, at + n) + 0.5,
-            edges=np.arange(at, at + n + 1.0),
-            features=frames[at : at + n],
-            duration=float(sum(chunk_sizes)),
-            partial=False,
-        )
-        at += n
-    return frames
-
 
 def test_round_trip_joins_the_chunks(tmp_path: Path):
     store = FeatureStore.create(str(tmp_path), SPEC)
-    frames = write(store, Video("v/1.mp4", "/v/1.mp4", "a"), [3, 3, 1])
+    frames = write_features(store, Video("v/1.mp4", "/v/1.mp4", "a"), [3, 3, 1])
     (video,) = FeatureStore.open(str(tmp_path))
     assert video.video_id == "v/1.mp4" and video.duration == 7.0 and not video.partial
     np.testing.assert_array_equal(video.features, frames)
@@ -44,9 +25,9 @@ def test_round_trip_joins_the_chunks(tmp_path: Path):
 def test_unfinished_videos_are_not_listed(tmp_path: Path):
     store = FeatureStore.create(str(tmp_path), SPEC)
     whole, cut, gap = (Video(n, n, "a") for n in ("whole", "cut", "gap"))
-    write(store, whole, [2, 2])
-    write(store, cut, [2, 2], last=False)
-    write(store, gap, [2, 2, 2])
+    write_features(store, whole, [2, 2])
+    write_features(store, cut, [2, 2], last=False)
+    write_features(store, gap, [2, 2, 2])
     next(tmp_path.glob(f"chunks/*/{store.files()['gap'][1].rsplit('/')[-1]}")).unlink()
     assert store.video_ids() == ["whole"]
     assert store.finished([whole, cut, gap]) == {"whole"}
@@ -55,9 +36,9 @@ def test_unfinished_videos_are_not_listed(tmp_path: Path):
 def test_a_changed_file_is_not_finished_until_embedded_anew(tmp_path: Path):
     store = FeatureStore.create(str(tmp_path), SPEC)
     old, new = Video("v", "v", "1"), Video("v", "v", "2")
-    write(store, old, [2])
+    write_features(store, old, [2])
     assert store.finished([new]) == set()
-    write(store, new, [3])
+    write_features(store, new, [3])
     store.delete_stale([new])
     assert store.finished([old]) == set() and store.finished([new]) == {"v"}
     (video,) = store
@@ -67,9 +48,9 @@ def test_a_changed_file_is_not_finished_until_embedded_anew(tmp_path: Path):
 def test_leftovers_of_other_chunk_sizes_do_no_harm(tmp_path: Path):
     store = FeatureStore.create(str(tmp_path), SPEC)
     video = Video("v", "v", "1")
-    write(store, video, [1, 1, 1, 1], last=False)
+    write_features(store, video, [1, 1, 1, 1], last=False)
     store.discard_unfinished([video])
-    write(store, video, [2, 2])
+    write_features(store, video, [2, 2])
     store.discard_unfinished([video])
     assert store.finished([video]) == {"v"}
 
@@ -77,7 +58,7 @@ def test_leftovers_of_other_chunk_sizes_do_no_harm(tmp_path: Path):
 def test_same_input_gives_the_same_bytes(tmp_path: Path):
     stores = [FeatureStore.create(str(tmp_path / name), SPEC) for name in ("a", "b")]
     for store in stores:
-        write(store, Video("v", "v", "1"), [2, 1])
+        write_features(store, Video("v", "v", "1"), [2, 1])
     first, second = (
         {p.name: p.read_bytes() for p in sorted((tmp_path / name / "chunks").rglob("*.parquet"))}
         for name in ("a", "b")

@@ -11,22 +11,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from tests.unit.features.test_store import SPEC, write
+from tests.builders import SPEC, VIDEOS, store_content, write_features
 from vmr_ray.features import DamagedError, FeatureStore, compact, verify
-from vmr_ray.schema import Video
-
-VIDEOS = [Video(f"v/{name}.mp4", f"/v/{name}.mp4", "1") for name in "abc"]
-
-
-def content(root: str | Path) -> dict[str, tuple[object, ...]]:
-    """All that can be read from a store, bit by bit."""
-    return {
-        v.video_id: (
-            *(v.uri, v.duration, v.partial, v.features.shape, v.features.dtype.str),
-            *(array.tobytes() for array in (v.times, v.edges, v.features)),
-        )
-        for v in FeatureStore.open(str(root))
-    }
 
 
 @pytest.fixture
@@ -34,7 +20,7 @@ def root(tmp_path: Path) -> Path:
     """Three videos of two, one and three chunks."""
     store = FeatureStore.create(str(tmp_path / "store"), SPEC)
     for video, sizes in zip(VIDEOS, ([3, 2], [4], [2, 2, 1]), strict=True):
-        write(store, video, sizes)
+        write_features(store, video, sizes)
     return tmp_path / "store"
 
 
@@ -57,12 +43,12 @@ def test_a_whole_store(root: Path, packed: bool):
 def test_a_store_at_a_uri(root: Path):
     compact(root.as_uri())
     assert verify(root.as_uri()).videos == 3
-    assert content(root.as_uri()) == content(root)
+    assert store_content(root.as_uri()) == store_content(root)
 
 
 def check_flips(root: Path, path: Path, count: int) -> None:
     """Flip bytes all over a file, one at a time: it is told, or it changes nothing."""
-    before, good = content(root), path.read_bytes()
+    before, good = store_content(root), path.read_bytes()
     random = np.random.default_rng(0)
     found = 0
     for position in np.linspace(0, len(good) - 1, count).astype(int):
@@ -70,7 +56,7 @@ def check_flips(root: Path, path: Path, count: int) -> None:
         bad[position] ^= int(random.integers(1, 256))
         path.write_bytes(bad)
         try:
-            read = content(root)
+            read = store_content(root)
         except DamagedError as error:
             assert "is damaged (" in str(error) and "--repair" in str(error)
             read = {}
@@ -83,15 +69,15 @@ def check_flips(root: Path, path: Path, count: int) -> None:
 
 def test_no_flipped_byte_goes_unseen(tmp_path: Path):
     store = FeatureStore.create(str(tmp_path), SPEC)
-    write(store, VIDEOS[0], [3])
+    write_features(store, VIDEOS[0], [3])
     check_flips(tmp_path, next(tmp_path.rglob("*.parquet")), 300)
 
 
 @pytest.mark.parametrize(("suffix", "count"), [("parquet", 120), ("json", 60)])
 def test_no_flipped_byte_of_a_pack_goes_unseen(tmp_path: Path, suffix: str, count: int):
     store = FeatureStore.create(str(tmp_path), SPEC)
-    write(store, VIDEOS[0], [2])
-    write(store, VIDEOS[1], [1])
+    write_features(store, VIDEOS[0], [2])
+    write_features(store, VIDEOS[1], [1])
     compact(tmp_path)
     check_flips(tmp_path, next((tmp_path / "packs").glob(f"*.{suffix}")), count)
 
@@ -131,7 +117,7 @@ def flip(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [cut, empty, flip])
 def test_repair_makes_a_damaged_video_unfinished(root: Path, damage: Callable[[Path], None]):
-    before = content(root)
+    before = store_content(root)
     damage(chunks(root)[1])
     (problem,) = verify(root).problems
     assert problem.mend == f"run `vmr features verify {root} --repair`, then `vmr embed` again"
@@ -141,12 +127,12 @@ def test_repair_makes_a_damaged_video_unfinished(root: Path, damage: Callable[[P
     assert result.problems == [] and (result.videos, result.unfinished) == (2, 0)
     store = FeatureStore.open(str(root))
     assert store.finished(VIDEOS) == {"v/a.mp4", "v/b.mp4"}
-    write(store, VIDEOS[2], [2, 2, 1])
-    assert content(root) == before
+    write_features(store, VIDEOS[2], [2, 2, 1])
+    assert store_content(root) == before
 
 
 def test_repair_of_a_pack(root: Path):
-    before = content(root)
+    before = store_content(root)
     compact(root)
     (pack,) = (root / "packs").glob("*.parquet")
     group = pq.read_metadata(pack).row_group(5)  # the last chunk of c
@@ -154,15 +140,15 @@ def test_repair_of_a_pack(root: Path):
     data[group.column(9).data_page_offset + group.column(9).total_compressed_size - 2] ^= 255
     pack.write_bytes(data)
     with pytest.raises(DamagedError, match="--repair"):
-        content(root)
+        store_content(root)
     (problem,) = verify(root, repair=True).problems
     assert problem.where.startswith(f"{pack}#5/")
     store = FeatureStore.open(str(root))
     assert store.finished(VIDEOS) == {"v/a.mp4", "v/b.mp4"}
-    write(store, VIDEOS[2], [2, 2, 1])
-    assert content(root) == before
+    write_features(store, VIDEOS[2], [2, 2, 1])
+    assert store_content(root) == before
     compact(root)
-    assert content(root) == before and verify(root).problems == []
+    assert store_content(root) == before and verify(root).problems == []
 
 
 def test_repair_of_the_json_of_a_pack(root: Path):
@@ -170,10 +156,10 @@ def test_repair_of_the_json_of_a_pack(root: Path):
     (listing,) = (root / "packs").glob("*.json")
     listing.write_text(listing.read_text()[:-3])
     with pytest.raises(DamagedError, match="the JSON of a pack"):
-        content(root)
+        store_content(root)
     (problem,) = verify(root, repair=True).problems
     assert problem.where == str(listing)
-    assert verify(root).problems == [] and content(root) == {}
+    assert verify(root).problems == [] and store_content(root) == {}
     compact(root)
     assert list((root / "packs").iterdir()) == []
 

@@ -3,22 +3,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from vmr_ray.model.inputs import Example
+from tests.builders import example
 from vmr_ray.schema import VideoFeatures
 from vmr_ray.training.batches import collate, crop, from_row, to_row
-
-
-def example(frames: int = 6, queries: int = 2, spans: list | None = None) -> Example:
-    rng = np.random.default_rng(frames)
-    return Example(
-        f"v{frames}",
-        float(frames),
-        rng.normal(size=(frames, 3)).astype(np.float16),
-        np.arange(frames + 1.0),
-        [f"query {i}" for i in range(queries)],
-        [rng.normal(size=(2 + i, 5)).astype(np.float16) for i in range(queries)],
-        spans or [[(1.0, 3.0)] for _ in range(queries)],
-    )
 
 
 def test_rows_round_trip():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.unit.training.test_batches import example
+from tests.builders import example
 from vmr_ray.config import ModelConfig, TrainConfig
 from vmr_ray.model.cross_interaction import CrossInteraction
 from vmr_ray.schema import Annotation

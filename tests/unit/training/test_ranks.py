@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from tests.unit.training.test_batches import example
+from tests.builders import example
 from vmr_ray.config import ModelConfig, TrainConfig
 from vmr_ray.model.cross_interaction import CrossInteraction
 from vmr_ray.training.batches import Batch, collate

@@ -1,0 +1,62 @@
+"""Small inputs that several tests share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from vmr_ray.features import FeatureStore
+from vmr_ray.model.inputs import Example
+from vmr_ray.schema import StoreSpec, Video
+
+SPEC = StoreSpec("some-encoder", 4, "fps=1")
+
+
+def write_features(
+    store: FeatureStore, video: Video, chunk_sizes: list[int], last: bool = True
+) -> np.ndarray:
+    """Write a video of one-second frames in chunks of these sizes; returns its features [T, 4]."""
+    frames = np.arange(sum(chunk_sizes) * 4, dtype=np.float16).reshape(-1, 4)
+    at = 0
+    for index, n in enumerate(chunk_sizes):
+        store.write_chunk(
+            video,
+            index,
+            last and index == len(chunk_sizes) - 1,
+            times=np.arange(at, at + n) + 0.5,
+            edges=np.arange(at, at + n + 1.0),
+            features=frames[at : at + n],
+            duration=float(sum(chunk_sizes)),
+            partial=False,
+        )
+        at += n
+    return frames
+
+
+VIDEOS = [Video(f"v/{name}.mp4", f"/v/{name}.mp4", "1") for name in "abc"]
+
+
+def store_content(root: str | Path) -> dict[str, tuple[object, ...]]:
+    """All that can be read from a store, bit by bit."""
+    return {
+        v.video_id: (
+            *(v.uri, v.duration, v.partial, v.features.shape, v.features.dtype.str),
+            *(array.tobytes() for array in (v.times, v.edges, v.features)),
+        )
+        for v in FeatureStore.open(str(root))
+    }
+
+
+def example(frames: int = 6, queries: int = 2, spans: list | None = None) -> Example:
+    """A video of `frames` one-second frames with random 3-d features and `queries` queries of 5-d tokens."""
+    rng = np.random.default_rng(frames)
+    return Example(
+        f"v{frames}",
+        float(frames),
+        rng.normal(size=(frames, 3)).astype(np.float16),
+        np.arange(frames + 1.0),
+        [f"query {i}" for i in range(queries)],
+        [rng.normal(size=(2 + i, 5)).astype(np.float16) for i in range(queries)],
+        spans or [[(1.0, 3.0)] for _ in range(queries)],
+    )
