@@ -45,7 +45,7 @@ from vmr_ray.demo.world import render_world
 from vmr_ray.embedding.embed import embed
 from vmr_ray.evaluation.evaluate import evaluate
 from vmr_ray.model.checkpoint import load_network
-from vmr_ray.model.predictor import Predictor
+from vmr_ray.model.network_predictor import NetworkPredictor
 from vmr_ray.training.train import train
 
 # What one row changes; everything else is the default.
@@ -205,7 +205,7 @@ def speed(checkpoint: Path, frames: int = 600, queries: int = 32) -> Figures:
 
     torch.set_num_threads(1)
     network, info = load_network(checkpoint)
-    predictor = Predictor(network, info)
+    predictor = NetworkPredictor(network, info)
     rng = np.random.default_rng(0)
     features = rng.standard_normal((frames, info.frame_dim)).astype(np.float16)
     seen = predictor.encode_videos([("video", features, np.arange(frames + 1.0))])

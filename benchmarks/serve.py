@@ -398,7 +398,8 @@ def stage1(index: Path, bodies: Sequence[Body], sizes: Sequence[int], folder: Pa
         [np.stack(rows["vector"].to_numpy()) for rows in _segments(searcher)], dtype=np.float32
     )
     texts = list(dict.fromkeys(body["query"] for body in bodies))[:200]
-    asked = searcher.predictor.encode_queries(texts).vectors.numpy().astype(np.float32)
+    predictor = searcher.predictor
+    asked = predictor.encode_tokens(predictor.text(texts)).vectors.numpy().astype(np.float32)
     wanted, probed = SearchConfig().candidates, SearchConfig().partitions
     rng = np.random.default_rng(0)
     table = Table(title=f"the nearest {wanted} segments, {len(asked)} queries")

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 from tests.nodes import titles
 from vmr_ray.config import Config
 from vmr_ray.model.checkpoint import load_info
-from vmr_ray.training.loop import Rows
 from vmr_ray.training.prepare import Prepared, read_rows
+from vmr_ray.training.rows import CachedRows
 from vmr_ray.training.train import train
 
 
@@ -61,15 +61,15 @@ def test_a_set_larger_than_the_cache_is_streamed(cluster, trained):
     names = sorted(table["video_id"].to_pylist())
     info, row_bytes = load_info(trained.best), table.nbytes // len(names)
     shard = read_rows(Prepared(str(path), [], [], 0), shuffled=True).iterator()
-    streamed = Rows(shard, info, cache_gb=0, row_bytes=row_bytes, world=1)
+    streamed = CachedRows(shard, info, cache_gb=0, row_bytes=row_bytes, world=1)
     epochs = [[e.video_id for batch in streamed.batches(2, seed) for e in batch] for seed in range(6)]
     assert all(sorted(epoch) == names for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) > 1
-    assert streamed.kept is None
-    cached = Rows(shard, info, cache_gb=1, row_bytes=row_bytes, world=1)
+    assert streamed.cached is None
+    cached = CachedRows(shard, info, cache_gb=1, row_bytes=row_bytes, world=1)
     for seed in range(2):
         batches = list(cached.batches(2, seed))
         assert sorted(e.video_id for batch in batches for e in batch) == names
-    assert cached.kept is not None and len(cached.kept) == len(names)
+    assert cached.cached is not None and len(cached.cached) == len(names)
     features = dict(zip(table["video_id"].to_pylist(), table["features"].to_pylist(), strict=True))
-    assert all(e.features.tobytes() == features[e.video_id] for e in cached.kept)
+    assert all(e.features.tobytes() == features[e.video_id] for e in cached.cached)

@@ -26,7 +26,8 @@ from vmr_ray.evaluation.metrics import candidate_recall, corpus_metrics, moment_
 from vmr_ray.features import FeatureStore
 from vmr_ray.model.checkpoint import CheckpointInfo, load_info
 from vmr_ray.model.inputs import Example
-from vmr_ray.model.predictor import Predictor
+from vmr_ray.model.loader import load_predictor
+from vmr_ray.model.predictor import Predictor, membership_curves, retrieve
 from vmr_ray.storage import absolute, filesystem, read_json, redact_credentials, write_json
 
 if TYPE_CHECKING:
@@ -228,7 +229,7 @@ def _report(
 
     columns = ("video_id", "duration", "query", "truth", "predicted", "shuffled")
     answers = Answers(*(table[name].to_pylist() for name in columns))
-    cases = _with_membership(choose(answers), Predictor.load(result.checkpoint), store, files)
+    cases = _with_membership(choose(answers), load_predictor(result.checkpoint), store, files)
     write_report(directory, result, answers, cases, info.constants, measured, _history(result.checkpoint))
 
 
@@ -243,7 +244,7 @@ def _with_membership(
         example = Example(
             case.video_id, case.duration, video.features, video.edges, asked, tokens, [case.truth]
         )
-        for curve in predictor.membership(example) or [np.zeros(0)]:
+        for curve in membership_curves(predictor, example) or [np.zeros(0)]:
             found.append(case.with_membership(video.edges.tolist(), curve.tolist()))
     return found
 
@@ -304,7 +305,7 @@ class _Retrieve:
 
     @cached_property
     def predictor(self) -> Predictor:
-        return Predictor.load(self.checkpoint)  # by the first call, see `_Encode` in embed.py
+        return load_predictor(self.checkpoint)  # by the first call, see `_Encode` in embed.py
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         rows = batch.to_pylist()
@@ -342,4 +343,4 @@ class _Retrieve:
         )
 
     def _retrieve(self, examples: list[Example]) -> list[Any]:
-        return self.predictor.retrieve(examples, max(self.config.top_k), self.config.nms)
+        return retrieve(self.predictor, examples, max(self.config.top_k), self.config.nms)

@@ -1,4 +1,4 @@
-"""Checkpoints: `model.safetensors` + `checkpoint.json` (+ `trainer.safetensors` to go on training).
+"""Checkpoints: `model.safetensors` + `checkpoint.json` (+ `trainer.safetensors`, to resume a training).
 
 No pickle. The JSON names both encoders, so that a checkpoint refuses features of another kind, and
 holds the checksum of the weights, so that a truncated file is found before it is used.
@@ -33,9 +33,9 @@ class Similarity(BaseModel):
 
 
 class CheckpointInfo(BaseModel):
-    """What a checkpoint says of itself. `version` is the checksum of its weights.
+    """The content of `checkpoint.json`. `version` is the checksum of the weights.
 
-    With `similarity` there are no weights and no network: the frames' own encoder ranks.
+    With `similarity` there are no weights and no network: the encoder of the frames ranks.
     """
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
@@ -51,23 +51,24 @@ class CheckpointInfo(BaseModel):
     token_dim: int
     epoch: int = 0
     metrics: dict[str, float] = {}
-    constants: dict[str, Any] = {}  # see controls.fit_constants
+    constants: dict[str, Any] = {}  # see evaluation/controls.py, fit_constants
 
     def check_features(self, spec: StoreSpec, root: str) -> None:
-        """Raises VmrError if the store's features are not those the model was trained on."""
-        mine = (self.frame_encoder, self.frame_dim, self.sampling)
-        if mine != (spec.encoder, spec.dim, spec.sampling):
+        """Raises VmrError if the features of the store at `root` are not those the model was trained on."""
+        trained_on = (self.frame_encoder, self.frame_dim, self.sampling)
+        if trained_on != (spec.encoder, spec.dim, spec.sampling):
             raise VmrError(
                 f"{root} holds features of {spec.encoder} at {spec.sampling}, the checkpoint was trained on "
-                f"{self.frame_encoder} at {self.sampling}: embed with those settings, or train anew"
+                f"{self.frame_encoder} at {self.sampling}: embed with those settings, or train again"
             )
 
     @property
     def dim(self) -> int:
-        """Width of the states and first-stage vectors that an index holds."""
+        """Width of the states and first-stage vectors in an index."""
         return self.frame_dim if self.similarity else self.model.dim
 
     def network(self) -> CrossInteraction:
+        """A network of this configuration with random weights."""
         return CrossInteraction(self.model, self.frame_dim, self.token_dim)
 
 
@@ -77,7 +78,8 @@ def save_checkpoint(
     info: CheckpointInfo,
     trainer: dict[str, torch.Tensor] | None = None,
 ) -> CheckpointInfo:
-    """Write a checkpoint; the JSON goes last, so a directory with one is whole."""
+    """Write a checkpoint; returns its info with the version. The JSON is written last, so a directory that
+    has one is whole."""
     data = save({name: tensor.contiguous().cpu() for name, tensor in weights.items()})
     info = info.model_copy(update={"version": hashlib.sha256(data).hexdigest()})
     write_bytes(f"{directory}/model.safetensors", data)
@@ -101,7 +103,7 @@ def load_info(directory: str | Path) -> CheckpointInfo:
             f"no checkpoint at {directory}: train one with `vmr train`, and name its `best` directory"
         ) from None
     if isinstance(data, dict) and data.get("format") != FORMAT:
-        raise VmrError(f"{path} has format {data.get('format')}, this version reads {FORMAT}: train anew")
+        raise VmrError(f"{path} has format {data.get('format')}, this version reads {FORMAT}: train again")
     return validated(CheckpointInfo, data, path)
 
 
@@ -125,13 +127,17 @@ def load_weights(directory: str | Path, info: CheckpointInfo) -> dict[str, torch
 
 
 def check_weights(directory: str | Path, info: CheckpointInfo) -> None:
-    """Raises VmrError if the weights, where there are any, are missing, truncated or altered."""
+    """Raises VmrError if the checkpoint has weights and they are missing, truncated or altered."""
     if not info.similarity:
         load_weights(directory, info)
 
 
 def load_network(directory: str | Path) -> tuple[CrossInteraction, CheckpointInfo]:
-    """The network of a checkpoint, in evaluation mode, and what the checkpoint says of itself."""
+    """The network of a checkpoint, in evaluation mode, and the checkpoint's info.
+
+    Raises:
+        VmrError: the checkpoint is missing, damaged, of another version, or has no network.
+    """
     info = load_info(directory)
     if info.similarity:
         raise VmrError(
@@ -142,6 +148,6 @@ def load_network(directory: str | Path) -> tuple[CrossInteraction, CheckpointInf
         network.load_state_dict(load_weights(directory, info))
     except RuntimeError as error:
         raise VmrError(
-            f"{directory} does not fit this version's network, train anew: {one_line(error, 200)}"
+            f"{directory} does not fit this version's network, train again: {one_line(error, 200)}"
         ) from None
     return network.eval(), info

@@ -1,12 +1,13 @@
 """Search without training: a dual encoder's logit of a frame and the sentence is the frame's membership.
 
-Of the trained network only the towers are missing; windows, span decoding and suppression are the same.
+Windows, span decoding and suppression are those of a trained network; only the network is missing.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -14,14 +15,17 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from vmr_ray.config import ModelConfig
-from vmr_ray.encoders import HF, SENTENCE, dual_encoder
+from vmr_ray.encoders import HF, SENTENCE, TextEncoder, dual_encoder, text_encoder
 from vmr_ray.errors import VmrError
 from vmr_ray.model.checkpoint import CheckpointInfo, Similarity
 from vmr_ray.model.cross_interaction import Heads
 from vmr_ray.model.inputs import pad
-from vmr_ray.model.predictor import Predictor, Queries, Window
+from vmr_ray.model.predictor import Queries, VideoInput, encode_in_windows
 from vmr_ray.model.spans import PEAK, ScoredSpan, decode_spans, peak
+from vmr_ray.model.windows import Window
 from vmr_ray.schema import StoreSpec
+
+_BATCH = 64  # pairs compared at once
 
 
 def similarity_checkpoint(spec: StoreSpec, root: str) -> CheckpointInfo:
@@ -48,78 +52,91 @@ def similarity_checkpoint(spec: StoreSpec, root: str) -> CheckpointInfo:
     return info.model_copy(update={"version": hashlib.sha256(info.model_dump_json().encode()).hexdigest()})
 
 
-class SimilarityPredictor(Predictor):
-    """A dual encoder in the place of the network; its token states are one sentence vector a query."""
+class SimilarityPredictor:
+    """A dual encoder as a predictor; the token states of a query are its one sentence vector."""
+
+    has_membership = True
 
     def __init__(self, info: CheckpointInfo, device: str = "cpu"):
         assert info.similarity is not None
         self.info, self.device, self.similarity = info, device, info.similarity
 
-    tells_membership = True
+    @cached_property
+    def text(self) -> TextEncoder:
+        return text_encoder(self.info.text_encoder, self.device)
 
-    def _see(self, features: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    @torch.inference_mode()
+    def encode_videos(self, videos: Sequence[VideoInput], batch: int = 32) -> list[Window]:
+        return encode_in_windows(videos, self.info.model.window, self._encode_frames, self.device, batch)
+
+    def _encode_frames(self, features: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """features [B, T, frame_dim] -> their unit vectors twice: as states and as vectors."""
         vectors = normalize(features.float(), dim=-1)
         return vectors, vectors
 
     def encode_tokens(self, tokens: Sequence[np.ndarray]) -> Queries:
-        """The vector of every query, each [1, frame_dim]."""
-        states, mask = (x.to(self.device) for x in pad(tokens))
-        return Queries(states, mask, normalize(states[:, 0].float(), dim=-1))
+        """tokens: the sentence vector [1, frame_dim] of every query."""
+        states, mask = (x.to(self.device) for x in pad(tokens))  # [Q, 1, frame_dim], [Q, 1]
+        return Queries(states, mask, normalize(states[:, 0].float(), dim=-1))  # vectors [Q, frame_dim]
 
     @torch.inference_mode()
     def rank(
         self,
-        seen: Sequence[Window],
+        windows: Sequence[Window],
         queries: Queries,
         pairs: Sequence[tuple[int, int]],
         top_k: int,
         nms: float,
         batch: int | None = None,
     ) -> list[list[ScoredSpan]]:
-        """As the network's; a span's score is the logit that the encoder gives its best frame."""
-        found: list[list[ScoredSpan]] = []
-        size = batch or 64
-        for at in range(0, len(pairs), size):
-            part = pairs[at : at + size]
-            windows = [seen[w] for w, _ in part]
-            logits, mask = self._logits(windows, queries.vectors[[q for _, q in part]])
+        """See `Predictor.rank`; a span's score is the logit that the encoder gives its best frame."""
+        ranked: list[list[ScoredSpan]] = []
+        batch = batch or _BATCH
+        for at in range(0, len(pairs), batch):
+            part = pairs[at : at + batch]
+            part_windows = [windows[w] for w, _ in part]
+            query_index = [q for _, q in part]
+            logits, mask = self._logits(part_windows, queries.vectors[query_index])  # [Q, T] both
             heads = Heads(None, None, _contrasted(logits, mask))
-            edges, cores = [w.edges for w in windows], [w.core for w in windows]
-            spans = decode_spans(heads, mask, edges, top_k, nms, cores=cores)
-            # Where the best frame lies is told within the window; how good it is, between windows.
-            best = (peak(logits, mask) - 2 * PEAK).tolist()
-            found += [[(s, e, v + up) for s, e, v in row] for row, up in zip(spans, best, strict=True)]
-        return found
+            edges, cores = [w.edges for w in part_windows], [w.core for w in part_windows]
+            decoded = decode_spans(heads, mask, edges, top_k, nms, cores=cores)
+            # The contrast places the span within its window; the plain logit compares windows.
+            raised = (peak(logits, mask) - 2 * PEAK).tolist()
+            ranked += [
+                [(s, e, v + up) for s, e, v in spans] for spans, up in zip(decoded, raised, strict=True)
+            ]
+        return ranked
 
     @torch.inference_mode()
-    def membership_of(self, seen: Sequence[Window], queries: Queries, query: int) -> list[np.ndarray]:
-        """How near to the best frame of all windows each frame of their cores is, in [0, 1]."""
-        if not seen:
+    def membership_of(self, windows: Sequence[Window], queries: Queries, query: int) -> list[np.ndarray]:
+        """For every frame of the windows' cores how near its logit is to the best one of all windows."""
+        if not windows:
             return []
-        logits, mask = self._logits(seen, queries.vectors[query].expand(len(seen), -1))
-        sure = _contrasted(logits.view(1, -1), mask.view(1, -1)).view_as(logits) - PEAK
-        rows = sure.sigmoid().cpu().numpy()
-        return [row[slice(*window.core)] for row, window in zip(rows, seen, strict=True)]
+        vectors = queries.vectors[query].expand(len(windows), -1)  # [Q, dim]
+        logits, mask = self._logits(windows, vectors)  # [Q, T] both
+        contrasted = _contrasted(logits.view(1, -1), mask.view(1, -1))  # [1, Q * T]
+        probabilities = (contrasted.view_as(logits) - PEAK).sigmoid().cpu().numpy()  # [Q, T]
+        return [row[slice(*window.core)] for row, window in zip(probabilities, windows, strict=True)]
 
-    def _logits(self, seen: Sequence[Window], vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits and mask [n, T] of every window's frames for its own query [n, dim]."""
-        frames, mask = (x.to(self.device) for x in pad([window.states for window in seen]))
-        cosine = (frames.float() @ vectors.unsqueeze(2)).squeeze(2)
-        # A single frame is noisy: each is told with its neighbours.
-        before = torch.cat([cosine[:, :1], cosine[:, :-1]], 1)
-        after = torch.cat([cosine[:, 1:], cosine[:, -1:]], 1)
-        last = mask.sum(1, keepdim=True) - 1
+    def _logits(self, windows: Sequence[Window], vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits and mask [Q, T] of the frames of Q windows, each for its own query [Q, dim]."""
+        frames, mask = (x.to(self.device) for x in pad([window.states for window in windows]))  # [Q, T, dim]
+        cosine = (frames.float() @ vectors.unsqueeze(2)).squeeze(2)  # [Q, T]
+        # One frame alone is noisy, so neighbours are averaged; at either end a frame is its own neighbour.
+        before = torch.cat([cosine[:, :1], cosine[:, :-1]], 1)  # [Q, T]
+        after = torch.cat([cosine[:, 1:], cosine[:, -1:]], 1)  # [Q, T]
+        last = mask.sum(1, keepdim=True) - 1  # [Q, 1]
         after = torch.where(torch.arange(cosine.shape[1], device=self.device) == last, cosine, after)
         smooth = (before + 2 * cosine + after) / 4
         return self.similarity.scale * smooth + self.similarity.bias, mask
 
 
 def _contrasted(logits: Tensor, mask: Tensor) -> Tensor:
-    """[n, T] with 0 at a row's lower quartile and twice PEAK at its best frame.
+    """Logits [Q, T], shifted and scaled to 0 at the row's lower quartile and 2 * PEAK at its best frame.
 
-    What is above the middle between the two is a moment's: encoders tell a fitting frame from another by
-    little, and by how much differs from sentence to sentence.
+    Frames above the middle of the two count as the moment's. The scale is the row's own, because encoders
+    give a fitting frame a logit that is only a little higher, and how much differs from query to query.
     """
-    best = peak(logits, mask).unsqueeze(1)
-    low = logits.masked_fill(~mask, float("nan")).nanquantile(0.25, dim=1, keepdim=True)
+    best = peak(logits, mask).unsqueeze(1)  # [Q, 1]
+    low = logits.masked_fill(~mask, float("nan")).nanquantile(0.25, dim=1, keepdim=True)  # [Q, 1]
     return (logits - low) / (best - low).clamp_min(1e-6) * 2 * PEAK

@@ -26,7 +26,9 @@ from vmr_ray.config import IndexConfig
 from vmr_ray.errors import VmrError, one_line
 from vmr_ray.features import FeatureStore
 from vmr_ray.model.checkpoint import CheckpointInfo, check_weights, load_info
-from vmr_ray.model.predictor import Predictor, Window
+from vmr_ray.model.loader import load_predictor
+from vmr_ray.model.predictor import Predictor
+from vmr_ray.model.windows import Window
 from vmr_ray.records import read_records
 from vmr_ray.storage import absolute, exists, read_bytes, write_bytes
 
@@ -375,7 +377,7 @@ class _Index:
 
     @cached_property
     def predictor(self) -> Predictor:
-        return Predictor.load(self.checkpoint)  # by the first call, see `_Encode` in embed.py
+        return load_predictor(self.checkpoint)  # by the first call, see `_Encode` in embed.py
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         videos = [self.store.read(files) for files in batch["files"].to_pylist()]

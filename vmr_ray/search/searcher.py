@@ -19,8 +19,10 @@ import numpy as np
 
 from vmr_ray.config import SearchConfig
 from vmr_ray.errors import VmrError
-from vmr_ray.model.predictor import Predictor, Queries, Window
+from vmr_ray.model.loader import load_predictor
+from vmr_ray.model.predictor import Queries
 from vmr_ray.model.spans import ScoredSpan, nms
+from vmr_ray.model.windows import Window
 from vmr_ray.schema import Moment
 from vmr_ray.search.build import open_tables, quoted, tag
 from vmr_ray.search.result import Saliency, SearchRequest, SearchResult
@@ -46,7 +48,7 @@ class Searcher:
         self.config = config or SearchConfig()
         self.index = absolute(index)
         self.tables = open_tables(self.index)
-        self.predictor = Predictor.load(f"{self.index}/checkpoint", device)
+        self.predictor = load_predictor(f"{self.index}/checkpoint", device)
         self._cache: OrderedDict[str, Window] = OrderedDict()
         self._durations: dict[str, float] = {}  # by version and video, as window ids end
         self._lock = threading.Lock()

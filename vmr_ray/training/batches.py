@@ -1,7 +1,8 @@
 """Training rows and the batches made of them. Pure numpy and torch: no Ray.
 
-A training row is one video with everything known about it, so that the network encodes the video
-once for all its queries. Arrays travel as raw bytes: Parquet and Arrow move them untouched.
+A training row is one video with all its queries, so that the network encodes the video once for all
+of them. Arrays are stored as raw bytes, because Parquet and Arrow move bytes without conversion.
+Shapes: see `vmr_ray/model/__init__.py`.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ ROW_SCHEMA = pa.schema(
 
 
 def to_row(video: VideoFeatures, queries: list[str], tokens: list[np.ndarray], spans: Any) -> dict[str, Any]:
+    """A row of ROW_SCHEMA; `tokens` [L, token_dim] and `spans` belong to the queries in order."""
     return {
         "video_id": video.video_id,
         "duration": video.duration,
@@ -45,13 +47,14 @@ def to_row(video: VideoFeatures, queries: list[str], tokens: list[np.ndarray], s
 
 
 def from_row(row: dict[str, Any], frame_dim: int, token_dim: int) -> Example:
+    """The example in a row of ROW_SCHEMA."""
     return Example(
         row["video_id"],
         row["duration"],
-        np.frombuffer(row["features"], np.float16).reshape(-1, frame_dim),
+        np.frombuffer(row["features"], np.float16).reshape(-1, frame_dim),  # [T, frame_dim]
         np.asarray(row["edges"], np.float64),
         list(row["queries"]),
-        [np.frombuffer(t, np.float16).reshape(-1, token_dim) for t in row["tokens"]],
+        [np.frombuffer(t, np.float16).reshape(-1, token_dim) for t in row["tokens"]],  # [L, token_dim]
         [[(float(s), float(e)) for s, e in spans] for spans in row["spans"]],
     )
 
@@ -65,8 +68,8 @@ class Batch:
     edges: Tensor  # [B, T + 1] seconds; the last edge repeats over the padding
     tokens: Tensor  # [Q, L, token_dim]
     token_mask: Tensor  # [Q, L]
-    video: Tensor  # [Q] the row of each query's video
-    text: Tensor  # [Q] equal numbers, equal texts
+    video: Tensor  # [Q] row of each query's video
+    text: Tensor  # [Q] number of each query's text: equal numbers, equal texts
     text_key: Tensor  # [Q] the same, comparable between processes
     spans: list[list[Span]]  # [Q] true spans
 
@@ -78,26 +81,27 @@ class Batch:
 
 
 def collate(examples: Sequence[Example]) -> Batch:
-    features, mask = pad([e.features for e in examples])
-    edges = torch.stack([_pad_edges(e.edges, mask.shape[1]) for e in examples])
-    tokens, token_mask = pad([t for e in examples for t in e.tokens])
+    """B videos with all their queries as one batch."""
+    features, mask = pad([e.features for e in examples])  # [B, T, frame_dim], [B, T]
+    edges = torch.stack([_pad_edges(e.edges, mask.shape[1]) for e in examples])  # [B, T + 1]
+    tokens, token_mask = pad([t for e in examples for t in e.tokens])  # [Q, L, token_dim], [Q, L]
     texts = [q for e in examples for q in e.queries]
     numbers = {text: i for i, text in enumerate(dict.fromkeys(texts))}
-    owners = [row for row, e in enumerate(examples) for _ in e.queries]
     return Batch(
         features,
         mask,
         edges,
         tokens,
         token_mask,
-        torch.tensor(owners),
-        torch.tensor([numbers[t] for t in texts]),
-        torch.tensor([int.from_bytes(hashlib.sha256(t.encode()).digest()[:7]) for t in texts]),
-        [s for e in examples for s in e.spans],
+        video=torch.tensor([row for row, e in enumerate(examples) for _ in e.queries]),
+        text=torch.tensor([numbers[t] for t in texts]),
+        text_key=torch.tensor([int.from_bytes(hashlib.sha256(t.encode()).digest()[:7]) for t in texts]),
+        spans=[s for e in examples for s in e.spans],
     )
 
 
 def _pad_edges(edges: np.ndarray, frames: int) -> Tensor:
+    """[n + 1] -> float32 [frames + 1], the last edge repeated."""
     padded = np.full(frames + 1, edges[-1])
     padded[: len(edges)] = edges
     return torch.from_numpy(padded.astype(np.float32))
@@ -129,9 +133,9 @@ def crop(example: Example, window: int, rng: np.random.Generator) -> Example:
 
 
 def clip(spans: Sequence[Sequence[float]], low: float, high: float) -> list[Span]:
-    """The parts of spans inside `[low, high)`; one stays if half of it is inside, or fills half of that."""
+    """The parts of spans inside `[low, high)`; a part stays if it is half of its span or of the interval."""
     clipped = [(max(s, low), min(e, high), e - s) for s, e in spans]
-    # A little under a half: `low` and `high` fall on whole frames.
+    # A little under a half, because `low` and `high` fall on whole frames.
     return [(s, e) for s, e, length in clipped if e - s >= 0.45 * min(length, high - low) > 0]
 
 

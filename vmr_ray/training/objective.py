@@ -1,4 +1,4 @@
-"""What one training step computes: a batch of videos and queries -> the loss terms. No Ray."""
+"""One training step: a batch of videos and queries -> the loss terms. No Ray."""
 
 from __future__ import annotations
 
@@ -21,36 +21,49 @@ class Objective(nn.Module):
         self.network, self.config = network, config
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Every query learns the projection; a sample is fused, with its own or a foreign video."""
-        net, device = self.network, batch.video.device
-        video = net.encode_video(batch.features, batch.mask)
-        query = net.encode_query(batch.tokens, batch.token_mask)
-        own = torch.randperm(len(batch.video), device=device)[: max(1, self.config.fused_pairs // _world())]
-        asked, foreign = foreign_pairs(batch, round(self.config.foreign_pairs * len(own)))
-        rows = torch.cat([own, asked])
-        owners = torch.cat([batch.video[own], foreign])
-        spans = [batch.spans[i] for i in own.tolist()] + [[] for _ in asked]
-        mask = batch.mask[owners]
-        heads = net.fuse(video, batch.mask, query[rows], batch.token_mask[rows], owners)
-        # Mixed precision ends here: sums over many frames need all their digits.
+        """The loss terms of a batch of B videos and all their queries, A in number.
+
+        All A queries learn the projection. Fusion costs more, so Q pairs are drawn for it: some queries with
+        their own video, and some with another one (negative pairs).
+        """
+        network, device = self.network, batch.video.device
+        video = network.encode_video(batch.features, batch.mask)  # [B, T, dim]
+        query = network.encode_query(batch.tokens, batch.token_mask)  # [A, L, dim]
+
+        # Draw the pairs.
+        max_own = max(1, self.config.fused_pairs // _world())
+        own = torch.randperm(len(batch.video), device=device)[:max_own]  # query rows
+        others, other_videos = negative_pairs(batch, round(self.config.foreign_pairs * len(own)))
+        query_index = torch.cat([own, others])  # [Q]
+        video_index = torch.cat([batch.video[own], other_videos])  # [Q]
+        spans = [batch.spans[i] for i in own.tolist()] + [[] for _ in others]
+
+        # Fuse them.
+        tokens, token_mask = query[query_index], batch.token_mask[query_index]  # [Q, L, dim], [Q, L]
+        heads = network.fuse(video, batch.mask, tokens, token_mask, video_index)
+        mask, edges = batch.mask[video_index], batch.edges[video_index]  # [Q, T], [Q, T + 1]
+
+        # Mixed precision ends here because sums over many frames need all their digits.
         with torch.autocast(device.type, enabled=False):
-            target = targets(spans, batch.edges[owners], mask)
+            target = targets(spans, edges, mask)
             contrast = None
             if self.config.loss.contrast:
                 contrast = self._contrast(batch, video.float(), query.float())
-            return losses(heads.float(), mask, target, contrast, self.config.loss, net.quality)
+            return losses(heads.float(), mask, target, contrast, self.config.loss, network.quality)
 
     def _contrast(self, batch: Batch, video: Tensor, query: Tensor) -> Contrast:
-        frames = self.network.project_video(video, batch.mask)[batch.video]
-        edges = batch.edges[batch.video]
-        spans = torch.tensor([spans[0] for spans in batch.spans], dtype=edges.dtype, device=edges.device)
-        # A moment's vector: its frames', weighed by how much of their cells it covers.
+        """video [B, T, dim] and query [A, L, dim] -> the contrast of all queries of all processes."""
+        frames = self.network.project_video(video, batch.mask)[batch.video]  # [A, T, dim]
+        edges = batch.edges[batch.video]  # [A, T + 1]
+        first_spans = [spans[0] for spans in batch.spans]
+        spans = torch.tensor(first_spans, dtype=edges.dtype, device=edges.device)  # [A, 2]
+        # The vector of a moment is the mean of its frames', weighted by the seconds of them it covers.
         covered = torch.minimum(edges[:, 1:], spans[:, 1:]) - torch.maximum(edges[:, :-1], spans[:, :1])
-        moments = covered.clamp_min(0).unsqueeze(1) @ frames
+        moments = covered.clamp_min(0).unsqueeze(1) @ frames  # [A, 1, T] @ [A, T, dim] -> [A, 1, dim]
         return gather(
             Contrast(
                 queries=self.network.project_query(query, batch.token_mask),
-                moments=nn.functional.normalize(moments.squeeze(1), dim=-1),
+                moments=nn.functional.normalize(moments.squeeze(1), dim=-1),  # [A, dim]
                 temperature=self.network.log_temperature.exp(),
                 video=batch.video,
                 text=batch.text_key,
@@ -60,10 +73,10 @@ class Objective(nn.Module):
 
 
 def gather(contrast: Contrast) -> Contrast:
-    """The rows of all training processes together, so that more of them learn from the same batch.
+    """The rows of all training processes together, so that every process has the whole batch to contrast.
 
-    Every process then has the same loss. The gradient of a gathered row is the sum over the processes,
-    which DDP's average makes that of one process with the whole batch.
+    Every process then has the same loss. The gradient of a gathered row is the sum over the processes;
+    DDP averages over the processes, which gives the gradient of one process with the whole batch.
     """
     world = _world()
     if world == 1:
@@ -71,10 +84,11 @@ def gather(contrast: Contrast) -> Contrast:
     rows = torch.tensor(len(contrast.video), device=contrast.video.device)
     counts = [torch.zeros_like(rows) for _ in range(world)]
     dist.all_gather(counts, rows)
-    most = int(torch.stack(counts).max())
+    longest = int(torch.stack(counts).max())
 
     def together(x: Tensor) -> Tensor:
-        padded = torch.cat([x, x.new_zeros(most - len(x), *x.shape[1:])])
+        """[A, ...] of every process -> [sum of all A, ...]"""
+        padded = torch.cat([x, x.new_zeros(longest - len(x), *x.shape[1:])])  # [longest, ...]
         parts = all_gather(padded) if x.requires_grad else _gather_plain(padded, world)
         return torch.cat([part[: int(n)] for part, n in zip(parts, counts, strict=True)])
 
@@ -90,6 +104,7 @@ def gather(contrast: Contrast) -> Contrast:
 
 
 def _gather_plain(x: Tensor, world: int) -> list[Tensor]:
+    """Every process's x, without gradients; of one shape in all of them."""
     parts = [torch.empty_like(x) for _ in range(world)]
     dist.all_gather(parts, x.contiguous())
     return parts
@@ -99,15 +114,16 @@ def _world() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def foreign_pairs(batch: Batch, count: int) -> tuple[Tensor, Tensor]:
+def negative_pairs(batch: Batch, count: int) -> tuple[Tensor, Tensor]:
     """Up to `count` random pairs (query rows, video rows) of a query and a video that does not show it."""
     videos, device = len(batch.features), batch.video.device
     if videos < 2:
         count = 0
-    asked = torch.randint(len(batch.video), (count,), device=device)
-    other = (batch.video[asked] + torch.randint(1, max(videos, 2), (count,), device=device)) % videos
-    # The same sentence may be true of the other video: such a pair proves nothing.
-    told = torch.zeros(int(batch.text.max()) + 1, videos, dtype=torch.bool, device=device)
-    told[batch.text, batch.video] = True
-    fair = ~told[batch.text[asked], other]
-    return asked[fair], other[fair]
+    query = torch.randint(len(batch.video), (count,), device=device)  # [count]
+    offset = torch.randint(1, max(videos, 2), (count,), device=device)  # [count]
+    video = (batch.video[query] + offset) % videos  # [count], never the query's own
+    # Drop pairs whose text belongs to a query of the other video too: it may be true of that video.
+    has_text = torch.zeros(int(batch.text.max()) + 1, videos, dtype=torch.bool, device=device)  # [texts, B]
+    has_text[batch.text, batch.video] = True
+    negative = ~has_text[batch.text[query], video]  # [count]
+    return query[negative], video[negative]

@@ -10,7 +10,6 @@ from vmr_ray.errors import VmrError
 from vmr_ray.model.checkpoint import CheckpointInfo, load_network
 from vmr_ray.model.checkpoint import save_checkpoint as save
 from vmr_ray.schema import StoreSpec
-from vmr_ray.training.trainer_state import load_trainer, optimizer_tensors, restore_optimizer
 
 
 @pytest.fixture
@@ -75,24 +74,3 @@ def test_other_format(saved: Path):
 def test_other_features_are_refused(info: CheckpointInfo):
     with pytest.raises(VmrError, match="trained on efficientnet-lite0 at fps=1"):
         info.check_features(StoreSpec("efficientnet-lite0", 8, "fps=2"), "store")
-
-
-def test_optimizer_goes_on_where_it_stopped(info: CheckpointInfo, tmp_path: Path):
-    def step(network, optimizer, seed):
-        torch.manual_seed(seed)
-        optimizer.zero_grad()
-        mask = torch.ones(2, 5, dtype=torch.bool)
-        network.project_video(network.encode_video(torch.randn(2, 5, 8), mask), mask).sum().backward()
-        optimizer.step()
-
-    network = info.network().eval()
-    optimizer = torch.optim.AdamW(network.parameters(), lr=0.01)
-    step(network, optimizer, 0)
-    save(tmp_path, network.state_dict(), info, optimizer_tensors(optimizer))
-    other, _ = load_network(tmp_path)
-    resumed = torch.optim.AdamW(other.parameters(), lr=0.01)
-    restore_optimizer(resumed, load_trainer(tmp_path))
-    step(network, optimizer, 1)
-    step(other, resumed, 1)
-    for a, b in zip(network.parameters(), other.parameters(), strict=True):
-        assert torch.equal(a, b)

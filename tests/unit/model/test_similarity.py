@@ -12,7 +12,7 @@ from vmr_ray.config import ModelConfig
 from vmr_ray.encoders import dual_encoder
 from vmr_ray.errors import VmrError
 from vmr_ray.model.checkpoint import CheckpointInfo, Similarity, load_info, load_network
-from vmr_ray.model.predictor import Predictor
+from vmr_ray.model.loader import load_predictor
 from vmr_ray.model.similarity import SimilarityPredictor, similarity_checkpoint
 from vmr_ray.schema import StoreSpec
 
@@ -48,12 +48,12 @@ def planted(frames: int, *places: tuple[int, int], seed: int = 0) -> tuple[np.nd
 def test_the_frames_that_resemble_the_sentence_are_the_moment(frames: int):
     ranker = predictor()
     sentence, features = planted(frames, (20, 30))
-    seen = ranker.encode_videos([("v", features, 2.0 * np.arange(frames + 1))])
+    windows = ranker.encode_videos([("v", features, 2.0 * np.arange(frames + 1))])
     queries = ranker.encode_tokens([sentence])
-    found = ranker.rank(seen, queries, [(w, 0) for w in range(len(seen))], 3, 0.5)
+    found = ranker.rank(windows, queries, [(w, 0) for w in range(len(windows))], 3, 0.5)
     start, end, _ = max((span for spans in found for span in spans), key=lambda span: span[2])
     assert abs(start - 40) <= 2 and abs(end - 60) <= 2
-    curve = np.concatenate(ranker.membership_of(seen, queries, 0))
+    curve = np.concatenate(ranker.membership_of(windows, queries, 0))
     assert len(curve) == frames
     assert curve[22:28].min() > 0.5 > np.delete(curve, np.s_[19:31]).max()
 
@@ -62,9 +62,11 @@ def test_the_video_that_shows_it_scores_highest():
     ranker = predictor()
     sentence, features = planted(50, (10, 20))
     _, other = planted(50, seed=1)
-    seen = ranker.encode_videos([(name, f, np.arange(51.0)) for name, f in (("a", other), ("b", features))])
+    windows = ranker.encode_videos(
+        [(name, f, np.arange(51.0)) for name, f in (("a", other), ("b", features))]
+    )
     ((_, _, first), *_), ((_, _, second), *_) = ranker.rank(
-        seen, ranker.encode_tokens([sentence]), [(0, 0), (1, 0)], 1, 0.5
+        windows, ranker.encode_tokens([sentence]), [(0, 0), (1, 0)], 1, 0.5
     )
     assert second > first
 
@@ -79,8 +81,9 @@ def test_a_checkpoint_without_weights(tmp_path: Path, kind: str):
     assert info.dim == encoder.dim and info.version
     (tmp_path / "checkpoint.json").write_text(info.model_dump_json())
     assert load_info(tmp_path) == info
-    loaded = Predictor.load(tmp_path)
-    (vector,) = loaded.encode_queries(["a dog runs"]).vectors.numpy()
+    loaded = load_predictor(tmp_path)
+    assert isinstance(loaded, SimilarityPredictor)
+    (vector,) = loaded.encode_tokens(loaded.text(["a dog runs"])).vectors.numpy()
     np.testing.assert_allclose(vector, encoder.sentence(["a dog runs"])[0], rtol=1e-5)
     with pytest.raises(VmrError, match="train a network"):
         load_network(tmp_path)

@@ -7,8 +7,16 @@ import pytest
 import torch
 
 from vmr_ray.model.cross_interaction import Heads
-from vmr_ray.model.spans import PEAK, _best, decode_spans, nms, peak, soft_suppress, span_scores, temporal_iou
-from vmr_ray.model.windows import windows
+from vmr_ray.model.spans import (
+    PEAK,
+    _largest,
+    decode_spans,
+    nms,
+    peak,
+    soft_suppress,
+    span_scores,
+    temporal_iou,
+)
 
 
 def _heads(queries: int, frames: int, seed: int = 0) -> Heads:
@@ -71,7 +79,7 @@ def test_one_frame_video_decodes_to_its_only_cell() -> None:
     )
 
 
-def test_nms_keeps_the_best_of_near_copies() -> None:
+def test_nms_keeps_the_largest_of_near_copies() -> None:
     spans = [(0.0, 10.0, 0.5), (1.0, 10.0, 0.9), (20.0, 30.0, 0.7), (0.0, 3.0, 0.1)]
     assert nms(spans, 0.5) == [(1.0, 10.0, 0.9), (20.0, 30.0, 0.7), (0.0, 3.0, 0.1)]
     assert nms(spans, 0.5, top_k=1) == [(1.0, 10.0, 0.9)]
@@ -86,16 +94,6 @@ def test_temporal_iou_is_continuous(a: tuple[float, float], b: tuple[float, floa
     assert temporal_iou(np.array(a, float), np.array(b, float)) == pytest.approx(iou)
 
 
-@pytest.mark.parametrize("n", [1, 255, 256, 257, 600, 1000, 3601])
-def test_windows_cover_every_frame_and_any_short_moment_whole(n: int) -> None:
-    cut = windows(n, 256)
-    assert cut[0][0] == 0 and cut[-1][1] == n
-    assert all(last - first == min(n, 256) for first, last in cut)
-    assert len(set(cut)) == len(cut)
-    for start in range(0, max(1, n - 128)):
-        assert any(first <= start and min(start + 128, n) <= last for first, last in cut)
-
-
 def test_soft_nms_lowers_near_copies_instead_of_dropping_them() -> None:
     spans = np.array([[0.0, 10.0], [1.0, 10.0], [20.0, 30.0]])
     kept = soft_suppress(spans, np.log([0.8, 0.9, 0.5]), sigma=0.5, top_k=3)
@@ -105,10 +103,10 @@ def test_soft_nms_lowers_near_copies_instead_of_dropping_them() -> None:
     assert len(soft_suppress(spans, np.zeros(3), 0.5, 2)) == 2
 
 
-def test_the_best_of_large_scores_are_those_of_a_plain_top_k() -> None:
+def test_the_largest_of_large_scores_are_those_of_a_plain_top_k() -> None:
     torch.manual_seed(0)
     values = torch.randn(3, 64 * 64).masked_fill_(torch.rand(3, 64 * 64) < 0.5, float("-inf"))
-    plain, fast = values.topk(20, dim=1), _best(values, 20, block=16)
+    plain, fast = values.topk(20, dim=1), _largest(values, 20, block=16)
     assert torch.equal(fast[0], plain.values)
     assert torch.equal(values.gather(1, fast[1]), plain.values)
 

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from tests.builders import example
+from vmr_ray.model.inputs import Example
 from vmr_ray.schema import VideoFeatures
 from vmr_ray.training.batches import collate, crop, from_row, to_row
 
@@ -53,3 +54,18 @@ def test_short_videos_stay_whole():
     cut = crop(e, window=20, rng=np.random.default_rng(0))
     assert cut.queries == e.queries
     assert torch.equal(collate([cut]).features, collate([e]).features)
+
+
+def test_training_cuts_a_window_out_of_three_hours():
+    hour = 3600
+    rng = np.random.default_rng(0)
+    frames = np.zeros((3 * hour, 4), np.float16)
+    spans = [[(9000.0, 9010.0)], [(20.0, 25.0)]]
+    video = Example(
+        "v", 3.0 * hour, frames, np.arange(3 * hour + 1.0), ["a", "b"], [frames[:2], frames[:2]], spans
+    )
+    for _ in range(20):
+        cut = crop(video, 256, rng)
+        assert len(cut.features) == 256 and cut.queries in (["a"], ["b"])
+        [[(start, end)]] = cut.spans
+        assert cut.edges[0] <= start < end <= cut.edges[-1]

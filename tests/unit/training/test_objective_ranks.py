@@ -34,7 +34,7 @@ def test_averaged_gradients_are_those_of_the_whole_batch(tmp_path: Path):
 def _objective() -> Objective:
     torch.manual_seed(0)
     network = CrossInteraction(ModelConfig(dim=16, heads=2, dropout=0.0), frame_dim=3, token_dim=5)
-    # Nothing drawn at random: all pairs, and none with a foreign video.
+    # Nothing drawn at random: all pairs, and no negative ones.
     return Objective(network, TrainConfig(fused_pairs=1000, foreign_pairs=0.0))
 
 

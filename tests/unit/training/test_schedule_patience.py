@@ -5,7 +5,7 @@ import pytest
 from vmr_ray.config import METRICS, TrainConfig, load_config
 from vmr_ray.errors import VmrError
 from vmr_ray.evaluation.metrics import moment_metrics
-from vmr_ray.training.loop import out_of_patience
+from vmr_ray.training.schedule import out_of_patience
 
 
 @pytest.mark.parametrize(

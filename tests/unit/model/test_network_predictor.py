@@ -14,8 +14,8 @@ from vmr_ray.config import LossConfig, ModelConfig
 from vmr_ray.model.checkpoint import CheckpointInfo
 from vmr_ray.model.cross_interaction import CrossInteraction
 from vmr_ray.model.inputs import Example
-from vmr_ray.model.predictor import Predictor
-from vmr_ray.training.batches import crop
+from vmr_ray.model.network_predictor import NetworkPredictor
+from vmr_ray.model.predictor import retrieve
 from vmr_ray.training.losses import losses, targets
 
 HOUR = 3600
@@ -23,8 +23,8 @@ WORDS = torch.randn(4, 12, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture(scope="module")
-def predictor() -> Predictor:
-    """A network that has learned to find the frames that hold the query's word."""
+def predictor() -> NetworkPredictor:
+    """A network that has learned to find the frames that contain the query's word."""
     config = ModelConfig(dim=32, heads=4, dropout=0.0, window=64)
     torch.manual_seed(0)
     network = CrossInteraction(config, 12, 12)
@@ -48,12 +48,12 @@ def predictor() -> Predictor:
     info = CheckpointInfo(
         model=config, frame_encoder="f", frame_dim=12, sampling="fps=1", text_encoder="minilm", token_dim=12
     )
-    return Predictor(network, info)
+    return NetworkPredictor(network, info)
 
 
 # A border of the windows (they start every 32 frames), the very ends, and in between.
 @pytest.mark.parametrize("start", [0, 57, 5000, 32 * 150 - 6, 3 * HOUR - 12])
-def test_a_moment_is_found_whole_anywhere_in_three_hours(predictor: Predictor, start: int) -> None:
+def test_a_moment_is_found_whole_anywhere_in_three_hours(predictor: NetworkPredictor, start: int) -> None:
     rng = np.random.default_rng(start)
     words = WORDS.numpy()
     frames = 0.3 * rng.standard_normal((3 * HOUR, 12)) + words[3]
@@ -61,7 +61,7 @@ def test_a_moment_is_found_whole_anywhere_in_three_hours(predictor: Predictor, s
     video = Example(
         "v", 3.0 * HOUR, frames.astype(np.float16), np.arange(3 * HOUR + 1.0), ["q"], [words[2:3]], [[]]
     )
-    [[(found, end, _), *_]] = predictor.retrieve([video], top_k=5, nms=0.5)
+    [[(found, end, _), *_]] = retrieve(predictor, [video], top_k=5, nms_iou=0.5)
     assert abs(found - start) <= 1 and abs(end - (start + 12)) <= 1
 
 
@@ -73,7 +73,7 @@ def test_three_hours_take_little_more_memory_than_one() -> None:
 
 
 def peak_mb(hours: int) -> float:
-    code = f"from tests.unit.model.test_long_video import search_hours; search_hours({hours})"
+    code = f"from tests.unit.model.test_network_predictor import search_hours; search_hours({hours})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return float(done.stdout)
 
@@ -88,25 +88,11 @@ def search_hours(hours: int) -> None:
         text_encoder="minilm",
         token_dim=16,
     )
-    predictor = Predictor(CrossInteraction(info.model, 64, 16), info)
+    predictor = NetworkPredictor(CrossInteraction(info.model, 64, 16), info)
     rng = np.random.default_rng(0)
     frames = rng.standard_normal((hours * HOUR, 64)).astype(np.float16)
     tokens = [rng.standard_normal((9, 16)).astype(np.float16)]
     video = Example("v", hours * HOUR, frames, np.arange(hours * HOUR + 1.0), ["q"], tokens, [[]])
-    [found] = predictor.retrieve([video], top_k=5, nms=0.5)
+    [found] = retrieve(predictor, [video], top_k=5, nms_iou=0.5)
     assert len(found) == 5
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-
-
-def test_training_cuts_a_window_out_of_three_hours() -> None:
-    rng = np.random.default_rng(0)
-    frames = np.zeros((3 * HOUR, 4), np.float16)
-    spans = [[(9000.0, 9010.0)], [(20.0, 25.0)]]
-    video = Example(
-        "v", 3.0 * HOUR, frames, np.arange(3 * HOUR + 1.0), ["a", "b"], [frames[:2], frames[:2]], spans
-    )
-    for _ in range(20):
-        cut = crop(video, 256, rng)
-        assert len(cut.features) == 256 and cut.queries in (["a"], ["b"])
-        [[(start, end)]] = cut.spans
-        assert cut.edges[0] <= start < end <= cut.edges[-1]
