@@ -55,6 +55,22 @@ def test_the_limit_counts_over_all_attempts_whatever_they_run_on(
     assert max(seen) == 2
 
 
+def test_a_damaged_checkpoint_is_skipped(features: Path, world, small: Config, tmp_path: Path):
+    # Next to no learning: the first checkpoint stays the best, and is kept with the last.
+    config = changed(small, epochs=3, metric="miou", lr=1e-12)
+    first = train(features, world.train, tmp_path, config)
+    assert [row["epoch"] for row in first.history] == [1, 2, 3]
+    kept = sorted((tmp_path / "run").glob("checkpoint_*"), key=lambda path: load_info(path).epoch)
+    whole, damaged = kept[0], kept[-1]
+    assert load_info(whole).epoch < load_info(damaged).epoch == 3
+    (damaged / "history.json").write_bytes(b"")
+    second = train(features, world.train, tmp_path, changed(config, epochs=4))
+    resumed = load_info(whole).epoch
+    assert [row["epoch"] for row in second.history] == [1, 2, 3, 4]
+    assert second.history[:resumed] == first.history[:resumed]
+    assert second.history[resumed] != first.history[resumed]  # computed again, at another time
+
+
 def test_a_set_larger_than_the_cache_is_streamed(cluster, trained):
     path = Path(trained.best).parent / "prepared" / "train"
     table = pq.ParquetDataset(path).read()

@@ -1,1 +1,1 @@
-"""Annotations and features -> checkpoint, with Ray Train."""
+"""Annotations and features -> checkpoint, with Ray Train. Tensor shapes: see `vmr_ray/model/__init__.py`."""

@@ -24,13 +24,13 @@ from vmr_ray.training.batches import ROW_SCHEMA, clip, to_row
 if TYPE_CHECKING:
     from ray.data import Dataset
 
-_ROWS = 4  # that are read at once
-_VIDEOS = 16  # that are prepared at once; so few are not worth a pipeline
+_READ_ROWS = 4  # read at once
+_PREPARE_VIDEOS = 16  # prepared at once; so few need no Ray Data pipeline
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Training rows in `path`, and what is known of them without reading their features."""
+    """Training rows in `path`, and what the caller needs to know without reading their features."""
 
     path: str
     durations: list[float]  # seconds, of every video
@@ -46,7 +46,7 @@ class Prepared:
         return sum(map(len, self.spans))
 
     def constants(self) -> dict[str, Any]:
-        """The constant answers that fit the spans best; the reports compare with them."""
+        """The constant answers that fit the spans best; reports compare the network with them."""
         pairs = [
             (spans[0], duration)
             for duration, queries in zip(self.durations, self.spans, strict=True)
@@ -58,16 +58,19 @@ class Prepared:
 def split(
     groups: dict[str, list[Annotation]], fraction: float, seed: int
 ) -> tuple[dict[str, list[Annotation]], dict[str, list[Annotation]]]:
-    """Hold out a share of the videos (at least one of two), the same ones for the same seed."""
+    """(training, validation) groups: a share of the videos, at least one, is held out to validate on.
+
+    The same seed holds out the same videos. A single video is not split.
+    """
 
     def draw(video_id: str) -> str:
         return hashlib.sha256(f"{seed}:{video_id}".encode()).hexdigest()
 
     order = sorted(groups, key=draw)
-    held = set(order[: max(1, round(fraction * len(order)))] if len(order) > 1 else [])
+    held_out = set(order[: max(1, round(fraction * len(order)))] if len(order) > 1 else [])
     return (
-        {k: v for k, v in groups.items() if k not in held},
-        {k: v for k, v in groups.items() if k in held},
+        {k: v for k, v in groups.items() if k not in held_out},
+        {k: v for k, v in groups.items() if k in held_out},
     )
 
 
@@ -78,7 +81,13 @@ def prepare(
     groups: dict[str, list[Annotation]],
     text_name: str,
 ) -> Prepared:
-    """Write the training rows of `groups` once; a finished directory of the same content is reused."""
+    """Write the training rows of `groups` to the directory `out`; one with the same content is reused.
+
+    Args:
+        files: by video id, the files of its features in `store`.
+        groups: by video id, its annotations.
+        text_name: the text encoder that computes the queries' token states.
+    """
     import ray
 
     from vmr_ray.cluster import growing_pool
@@ -91,36 +100,39 @@ def prepare(
         }
         for video_id, rows in sorted(groups.items())
     ]
-    # Not the addresses: `vmr features compact` moves chunks, but changes none.
-    held = [{**item, "files": store.version(files[v])} for v, item in zip(sorted(groups), items, strict=True)]
-    content = hashlib.sha256(json.dumps([sorted(groups), held, text_name]).encode()).hexdigest()
+    # Versions instead of addresses, because `vmr features compact` moves chunks without changing them.
+    versions = [
+        {**item, "files": store.version(files[v])} for v, item in zip(sorted(groups), items, strict=True)
+    ]
+    content = hashlib.sha256(json.dumps([sorted(groups), versions, text_name]).encode()).hexdigest()
     filesys, path = filesystem(out)
-    marker = f"_done-{content}"  # readers of Parquet pass over a leading underscore
+    marker = f"_done-{content}"  # readers of Parquet skip names with a leading underscore
     if exists(f"{out}/{marker}"):
-        return _read(out)
+        return _measure(out)
     if filesys.get_file_info(path).type == fs.FileType.Directory:
         filesys.delete_dir(path)
-    if len(items) <= _VIDEOS:
+    if len(items) <= _PREPARE_VIDEOS:
         filesys.create_dir(path, recursive=True)
         rows = _Prepare(store.root, text_name)(pa.Table.from_pylist(items))
         pq.write_table(rows, f"{path}/rows.parquet", filesystem=filesys)
     else:
         ray.data.from_items(items, override_num_blocks=min(len(items), 64)).map_batches(
             _Prepare,
-            batch_size=_VIDEOS,
+            batch_size=_PREPARE_VIDEOS,
             batch_format="pyarrow",
             fn_constructor_args=(store.root, text_name),
-            compute=growing_pool(math.ceil(len(items) / _VIDEOS)),
+            compute=growing_pool(math.ceil(len(items) / _PREPARE_VIDEOS)),
             num_cpus=1,
         ).write_parquet(out)
     write_bytes(f"{out}/{marker}", b"")
-    return _read(out)
+    return _measure(out)
 
 
 def read_rows(prepared: Prepared, shuffled: bool = False) -> Dataset:
-    """The rows as a Ray dataset, file by file, in another order every time if `shuffled`.
+    """The rows as a Ray dataset, file by file; if `shuffled`, in another order every epoch.
 
-    Its tasks claim no CPU, as those of `read_parquet` do: the training processes may have all there are.
+    The tasks of `read_parquet` reserve CPUs. These reserve none, because the training processes may have
+    reserved all of them.
     """
     import ray
     from ray.data import TaskPoolStrategy
@@ -140,11 +152,11 @@ def _read_rows(batch: pa.Table) -> Iterator[pa.Table]:
     for row in batch.to_pylist():
         filesys, _ = filesystem(row["root"])
         with filesys.open_input_file(row["file"]) as stream:
-            for rows in pq.ParquetFile(stream).iter_batches(_ROWS):
+            for rows in pq.ParquetFile(stream).iter_batches(_READ_ROWS):
                 yield pa.Table.from_batches([rows])
 
 
-def _read(path: str) -> Prepared:
+def _measure(path: str) -> Prepared:
     filesys, inner = filesystem(path)
     rows = pq.ParquetDataset(inner, filesystem=filesys).read(columns=["duration", "spans"])
     sizes = (item.size for item in filesys.get_file_info(fs.FileSelector(inner)))
@@ -161,16 +173,16 @@ class _Prepare:
 
     @cached_property
     def text(self) -> TextEncoder:
-        return text_encoder(self.text_name, threads=1)  # by the first call, see `_Encode` in embed.py
+        return text_encoder(self.text_name, threads=1)  # loaded at the first call, in the worker
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        made = []
+        rows = []
         for row in batch.to_pylist():
             video = self.store.read(row["files"])
-            # A span beyond the (readable part of the) video has no frames to learn from.
+            # There are no frames for a span beyond the video, or beyond its readable part.
             inside = [clip(spans, video.edges[0], video.edges[-1]) for spans in row["spans"]]
             keep = [i for i, spans in enumerate(inside) if spans]
             if keep:
                 queries = [row["queries"][i] for i in keep]
-                made.append(to_row(video, queries, self.text(queries), [inside[i] for i in keep]))
-        return pa.Table.from_pylist(made, schema=ROW_SCHEMA)
+                rows.append(to_row(video, queries, self.text(queries), [inside[i] for i in keep]))
+        return pa.Table.from_pylist(rows, schema=ROW_SCHEMA)

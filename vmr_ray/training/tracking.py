@@ -1,8 +1,8 @@
-"""The metrics of a training to TensorBoard and MLflow, as rows of `report`; needs the extra `tracking`.
+"""Logs the metrics of a training to TensorBoard and MLflow; needs the extra `tracking`.
 
 OUT/tensorboard     event files
 OUT/mlflow.db       MLflow's database, unless MLFLOW_TRACKING_URI names a server
-OUT/tracking.json   which MLflow run it is, so that a resumed training goes on with it
+OUT/tracking.json   the id of the MLflow run, so that a resumed training logs to the same one
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 
 class Tracker(Protocol):
-    """Takes the metrics of epochs; `logged` is the last epoch that it has, 0 at the beginning."""
+    """Logs the metrics of epochs; `logged` is the last epoch logged, 0 at the beginning."""
 
     logged: int
 
@@ -42,7 +42,7 @@ class Tracker(Protocol):
 
 def require(names: Sequence[str]) -> None:
     """Raises VmrError if the packages of a tracker are not installed."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when it is imported
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # MLflow reads it when it is imported
     for name in names:
         for package in _NEEDS[name]:
             try:
@@ -57,8 +57,9 @@ def require(names: Sequence[str]) -> None:
 def tracked(out: str, config: Config, report: Report | None = None) -> Iterator[Report]:
     """A report that passes every row on to the trackers of `config.train.track`, and to `report`.
 
-    An epoch that a tracker already has, of an earlier call or from before a lost worker, is not logged
-    twice. A tracker that fails later on is left out with a warning: the training matters more.
+    An epoch that a tracker has already, from an earlier call or from before a worker was lost, is not logged
+    again. A tracker that fails during the training is dropped with a warning, because the training matters
+    more.
 
     Raises:
         VmrError: a tracker cannot be opened.
@@ -107,7 +108,7 @@ def _or_leave_out(tracker: Tracker, trackers: list[Tracker]) -> Iterator[None]:
 
 
 class TensorBoard:
-    """Event files under OUT/tensorboard; those of object storage are written here and copied there."""
+    """Event files under OUT/tensorboard; with OUT in object storage, written locally and copied there."""
 
     def __init__(self, out: str, config: Config, stack: ExitStack):
         from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
@@ -146,9 +147,9 @@ class TensorBoard:
 
 
 class MLflow:
-    """One MLflow run: on the server of MLFLOW_TRACKING_URI, else in OUT/mlflow.db.
+    """One MLflow run, on the server of MLFLOW_TRACKING_URI or else in OUT/mlflow.db.
 
-    Parameters are those of the first call; MLflow does not let them change.
+    Its parameters are those of the first call, because MLflow does not let them change.
     """
 
     def __init__(self, out: str, config: Config, stack: ExitStack):
@@ -165,33 +166,33 @@ class MLflow:
         _, path = filesystem(out)
         self.client = MlflowClient(tracking_uri=uri or f"sqlite:///{path}/mlflow.db")
         note = f"{out}/tracking.json"
-        earlier = self._found(note, uri)
+        earlier = self._earlier_run(note, uri)
         if earlier is not None:
             self.client.update_run(earlier, "RUNNING")
-        self.run: str = earlier or self._new(path, config, None if uri else f"{path}/mlflow")
+        self.run: str = earlier or self._new_run(path, config, None if uri else f"{path}/mlflow")
         write_json(note, {"mlflow": {"uri": redact_credentials(uri), "run": self.run}})
         steps = [metric.step for metric in self.client.get_metric_history(self.run, "loss/total")]
         self.logged = max(steps, default=0)
 
-    def _new(self, path: str, config: Config, artifacts: str | None) -> str:
+    def _new_run(self, path: str, config: Config, artifacts: str | None) -> str:
         from mlflow.entities import Param
 
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "vmr-ray")
-        known = self.client.get_experiment_by_name(name)
-        experiment = known.experiment_id if known else self.client.create_experiment(name, artifacts)
+        existing = self.client.get_experiment_by_name(name)
+        experiment = existing.experiment_id if existing else self.client.create_experiment(name, artifacts)
         run: str = self.client.create_run(experiment, run_name=Path(path).name).info.run_id
         settings = flat(config.model_dump(mode="json", include={"model", "train"}))
         self.client.log_batch(run, params=[Param(key, str(value)) for key, value in settings.items()])
         return run
 
-    def _found(self, note: str, uri: str) -> str | None:
-        """The run of an earlier call, if it is still there."""
+    def _earlier_run(self, note: str, uri: str) -> str | None:
+        """The id of an earlier call's run, if the run still exists."""
         from mlflow.exceptions import MlflowException
 
         try:
-            noted = read_json(note, "delete it; MLflow then begins another run")["mlflow"]
-            known = noted["uri"] == redact_credentials(uri)
-            return self.client.get_run(noted["run"]).info.run_id if known else None
+            entry = read_json(note, "delete it; MLflow then starts a new run")["mlflow"]
+            same_server = entry["uri"] == redact_credentials(uri)
+            return self.client.get_run(entry["run"]).info.run_id if same_server else None
         except (FileNotFoundError, MlflowException, KeyError, TypeError):
             return None
 
@@ -213,7 +214,7 @@ _TRACKERS: dict[str, Callable[[str, Config, ExitStack], Tracker]] = {
 
 def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"train": {"lr": 1}} -> {"train.lr": 1}"""
-    found: dict[str, Any] = {}
+    flattened: dict[str, Any] = {}
     for key, value in settings.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return found
+        flattened |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flattened

@@ -2,9 +2,9 @@
 
 OUT/run.json        the configuration and inputs of this run
 OUT/prepared/       one row a video: features, its queries' token states, its spans (Parquet)
-OUT/run/            Ray Train's own directory; the same command resumes from it
+OUT/run/            Ray Train's own directory; the same call resumes from it
 OUT/best, OUT/last  the checkpoints to use
-OUT/history.json    the metrics of every validation; the last row says why the training `ended`
+OUT/history.json    the metrics of every validation; `ended` in the last row is why the training ended
 """
 
 from __future__ import annotations
@@ -26,11 +26,13 @@ from vmr_ray.encoders import check_texts, default_text_encoder, text_encoder
 from vmr_ray.errors import VmrError
 from vmr_ray.features import FeatureStore
 from vmr_ray.model.checkpoint import CheckpointInfo
-from vmr_ray.schema import Annotation
+from vmr_ray.schema import Annotation, StoreSpec
 from vmr_ray.storage import absolute, filesystem, read_json, write_json
-from vmr_ray.training.loop import out_of_patience, train_loop
+from vmr_ray.training.loop import train_loop
 from vmr_ray.training.prepare import Prepared, prepare, read_rows, split
+from vmr_ray.training.schedule import out_of_patience
 from vmr_ray.training.tracking import require, tracked
+from vmr_ray.training.trainer_state import load_state
 
 Ended = Literal["epochs", "max_minutes", "patience"]
 Report = Callable[[dict[str, float]], None]
@@ -38,13 +40,13 @@ Report = Callable[[dict[str, float]], None]
 
 @dataclass(frozen=True)
 class TrainResult:
-    """Where the checkpoints are and what the best one reached on the validation videos."""
+    """Where the checkpoints are, and the metrics of the best one on the validation videos."""
 
     best: str
     last: str
     metrics: dict[str, float]
     history: list[dict[str, Any]]
-    ended: Ended  # the setting that ended the training; the last row of the history has it too
+    ended: Ended  # the setting that ended the training, also in the last row of the history
     train_queries: int
     val_queries: int
     outside: int  # annotations whose spans lie outside their video
@@ -69,98 +71,111 @@ def train(
         VmrError: an input is missing or malformed, no annotated video is embedded, `out` holds a run
             with other settings, or a tracker of `config.train.track` cannot be used.
     """
+    # Read and check the inputs.
     config = config or Config()
     require(config.train.track)
     store = FeatureStore.open(str(features))
-    given = load_annotations(annotations)
-    held_out = load_annotations(val) if val else []
+    train_annotations = load_annotations(annotations)
+    val_annotations = load_annotations(val) if val else []
     text_name = config.train.text_encoder or default_text_encoder(store.spec.encoder)
-    check_texts(text_name, (a.query for a in [*given, *held_out]))
+    check_texts(text_name, (a.query for a in [*train_annotations, *val_annotations]))
     out = absolute(out)
 
+    # Group the annotations by embedded video; hold some videos out if there is no validation file.
     files = store.files()
-    groups = {"train": by_video(given, files), "val": by_video(held_out, files)}
+    groups = {"train": by_video(train_annotations, files), "val": by_video(val_annotations, files)}
     if not val:
         groups["train"], groups["val"] = split(groups["train"], config.train.val_fraction, config.train.seed)
-    for name, rows in groups.items():
-        if not rows:
-            source = val if name == "val" and val else annotations
+    for name, what, source in (
+        ("train", "annotated video", annotations),
+        ("val", "video to validate on", val or annotations),
+    ):
+        if not groups[name]:
             raise VmrError(
-                f"no {'video to validate on' if name == 'val' else 'annotated video'} of {source} is in the "
-                f"feature store {features} ({len(files)} videos there): embed the annotated videos first, "
-                "and check that the file names agree"
+                f"no {what} of {source} is in the feature store {features} ({len(files)} videos there): "
+                "embed the annotated videos first, and check that the file names agree"
             )
+    digests = {"annotations": _digest(train_annotations), "val": _digest(val_annotations)}
+    claim_run(out, config, {"features": store.path, **digests})
 
-    _claim(out, config, {"features": store.path, "annotations": _identity(given), "val": _identity(held_out)})
-
+    # Prepare the rows.
     from vmr_ray.cluster import connect
 
     connect()
     prepared = {
-        name: prepare(f"{out}/prepared/{name}", store, files, rows, text_name)
-        for name, rows in groups.items()
+        name: prepare(f"{out}/prepared/{name}", store, files, group, text_name)
+        for name, group in groups.items()
     }
-    for name, made in prepared.items():
-        if not made.queries:
+    for name, rows in prepared.items():
+        if not rows.queries:
             raise VmrError(
                 f"no annotated span of the {name} videos lies inside them: check that the times are seconds"
             )
-    info = CheckpointInfo(
-        model=config.model,
-        frame_encoder=store.spec.encoder,
-        frame_dim=store.spec.dim,
-        sampling=store.spec.sampling,
-        text_encoder=text_name,
-        token_dim=text_encoder(text_name).dim,
-        constants=prepared["train"].constants(),
-    )
-    with tracked(out, config, report) as passed_on:
-        history, best = _fit(out, prepared, info, config, passed_on)
-    found = sum(len(rows) for group in groups.values() for rows in group.values())
-    used = {name: made.queries for name, made in prepared.items()}
+
+    # Train.
+    info = _checkpoint_info(config, store.spec, text_name, prepared["train"])
+    with tracked(out, config, report) as tracked_report:
+        history, best_metrics = _fit(out, prepared, info, config, tracked_report)
+    with_features = sum(len(rows) for group in groups.values() for rows in group.values())
+    used = {name: rows.queries for name, rows in prepared.items()}
     return TrainResult(
         best=f"{out}/best",
         last=f"{out}/last",
-        metrics=best,
+        metrics=best_metrics,
         history=history,
         ended=history[-1]["ended"],
         train_queries=used["train"],
         val_queries=used["val"],
-        outside=found - sum(used.values()),
-        without_features=len(given) + len(held_out) - found,
+        outside=with_features - sum(used.values()),
+        without_features=len(train_annotations) + len(val_annotations) - with_features,
     )
 
 
-def _identity(rows: list[Annotation]) -> str:
+def _checkpoint_info(config: Config, spec: StoreSpec, text_name: str, rows: Prepared) -> CheckpointInfo:
+    return CheckpointInfo(
+        model=config.model,
+        frame_encoder=spec.encoder,
+        frame_dim=spec.dim,
+        sampling=spec.sampling,
+        text_encoder=text_name,
+        token_dim=text_encoder(text_name).dim,
+        constants=rows.constants(),
+    )
+
+
+def _digest(rows: list[Annotation]) -> str:
     return hashlib.sha256(repr(rows).encode()).hexdigest() if rows else ""
 
 
-# How long and on how many machines to train may change between two calls of one run.
-_FREE = (
+# Settings that may change between two calls of one run: how long, and on how many machines, to train.
+_CHANGEABLE = {
     *("epochs", "max_minutes", "patience", "track"),
     *("workers", "min_workers", "use_gpu", "cpus_per_worker"),
-)
+}
 
 
 def identity(config: Config) -> dict[str, Any]:
-    """The settings that make two runs different ones."""
-    return config.model_dump(mode="json", include={"model", "train"}, exclude={"train": set(_FREE)})
+    """The settings that distinguish one run from another."""
+    return config.model_dump(mode="json", include={"model", "train"}, exclude={"train": _CHANGEABLE})
 
 
-def _claim(out: str, config: Config, inputs: dict[str, str]) -> None:
-    """Write OUT/run.json, or check that the run there is the same one."""
+def claim_run(out: str, config: Config, inputs: dict[str, str]) -> None:
+    """Write OUT/run.json, or check that the run in OUT has the same settings and inputs.
+
+    Raises:
+        VmrError: it has others, or its run.json is damaged.
+    """
     wanted = {"inputs": inputs, **identity(config)}
     fix = "choose another --out, or delete it to start again"
     try:
-        found = read_json(f"{out}/run.json", fix)
+        stored = read_json(f"{out}/run.json", fix)
     except FileNotFoundError:
         write_json(f"{out}/run.json", wanted)
         return
-    if found != wanted:
-        if not isinstance(found, dict):
-            raise VmrError(f"{out}/run.json is not that of a run: {fix}")
-        differs = [k for k in wanted if found.get(k) != wanted[k]]
-        raise VmrError(f"{out} holds a run with other {', '.join(differs)}: {fix}")
+    if not isinstance(stored, dict):
+        raise VmrError(f"{out}/run.json does not describe a run: {fix}")
+    if differing := [key for key in wanted if stored.get(key) != wanted[key]]:
+        raise VmrError(f"{out} holds a run with other {', '.join(differing)}: {fix}")
 
 
 def _fit(
@@ -168,10 +183,10 @@ def _fit(
 ) -> tuple[list[dict[str, Any]], dict[str, float]]:
     """Train; returns the rows of all validations and the row of the best checkpoint.
 
-    When a process dies, Ray Train starts all of them again from the last checkpoint, three times at
-    most; the loss of a spot machine is not counted. With `min_workers` it starts as many as there is
-    room for, looks for room for more every minute, and starts anew from the last checkpoint when
-    there is some. Each start splits the rows and the batch among the processes that there are.
+    When a process dies, Ray Train restarts all of them from the last checkpoint, at most three times; the
+    loss of a spot machine does not count. With `min_workers` it starts as many processes as there is room
+    for, looks for more room every minute, and restarts from the last checkpoint when there is some. Every
+    start splits the rows and the batch among the processes.
     """
     import ray
     from ray.train import CheckpointConfig, DataConfig, FailureConfig, RunConfig, ScalingConfig
@@ -198,14 +213,15 @@ def _fit(
             "train": read_rows(prepared["train"], shuffled=True),
             "val": read_rows(prepared["val"]),
         },
-        # Every worker sees all validation rows and takes its share itself: none is dropped.
+        # Ray splits into equal shards and drops the rest, so every worker gets all validation rows and takes
+        # its own share of them.
         dataset_config=DataConfig(datasets_to_split=["train"]),
         scaling_config=ScalingConfig(
             num_workers=(settings.min_workers, settings.workers)
             if settings.min_workers
             else settings.workers,
             use_gpu=settings.use_gpu,
-            resources_per_worker={"CPU": _claim_cpus(settings)},
+            resources_per_worker={"CPU": _cpus_per_worker(settings)},
         ),
         run_config=RunConfig(
             name="run",
@@ -216,18 +232,19 @@ def _fit(
     )
     with _follow(progress, report):
         result = trainer.fit()
+
+    # Publish the checkpoints and the history.
     filesys, path = filesystem(out)
-    kept = sorted(result.best_checkpoints, key=lambda pair: pair[1][settings.metric])
+    by_metric = sorted(result.best_checkpoints, key=lambda pair: pair[1][settings.metric])
+    best, best_metrics = by_metric[-1]
     assert result.checkpoint is not None
-    for name, checkpoint in (("best", kept[-1][0]), ("last", result.checkpoint)):
+    for name, checkpoint in (("best", best), ("last", result.checkpoint)):
         _publish(checkpoint, filesys, f"{path}/{name}")
     with result.checkpoint.as_directory() as directory:
-        history: list[dict[str, Any]] = read_json(
-            f"{directory}/history.json", "delete the last checkpoint below the run, and train again"
-        )
+        history: list[dict[str, Any]] = load_state(directory).history
     history[-1]["ended"] = _ended(history, settings)
     write_json(f"{out}/history.json", history)
-    return history, kept[-1][1]
+    return history, best_metrics
 
 
 def _ended(history: list[dict[str, float]], config: TrainConfig) -> Ended:
@@ -236,21 +253,21 @@ def _ended(history: list[dict[str, float]], config: TrainConfig) -> Ended:
     return "patience" if out_of_patience(history, config) else "max_minutes"
 
 
-def _claim_cpus(config: TrainConfig) -> float:
-    """CPUs that a training process claims of Ray: less than asked for, and not all, if they are few."""
+def _cpus_per_worker(config: TrainConfig) -> float:
+    """CPUs that a training process reserves in Ray: those of the config, or fewer if the cluster is small."""
     import ray
 
     from vmr_ray.cluster import cluster_cpus
 
-    if not ray.cluster_resources().get("CPU"):  # all machines are yet to come
+    if not ray.cluster_resources().get("CPU"):  # no worker machine has started yet
         return config.cpus_per_worker
-    return min(
-        config.cpus_per_worker, max(0.25, (cluster_cpus() - 1) / (config.min_workers or config.workers))
-    )
+    processes = config.min_workers or config.workers
+    # One CPU is left to Ray Data.
+    return min(config.cpus_per_worker, max(0.25, (cluster_cpus() - 1) / processes))
 
 
 def _publish(checkpoint: Any, filesys: fs.FileSystem, target: str) -> None:
-    """Copy what inference needs; the JSON goes last."""
+    """Copy the files that inference needs. The JSON is copied last, so a directory that has one is whole."""
     filesys.create_dir(target, recursive=True)
     for name in ("model.safetensors", "checkpoint.json"):
         fs.copy_files(
@@ -262,7 +279,7 @@ def _publish(checkpoint: Any, filesys: fs.FileSystem, target: str) -> None:
 
 
 class _Progress:
-    """An actor between the training processes and whoever watches."""
+    """An actor that collects the metrics of every epoch for the driver."""
 
     def __init__(self) -> None:
         self.rows: list[dict[str, float]] = []
@@ -270,8 +287,9 @@ class _Progress:
     def add(self, row: dict[str, float]) -> None:
         self.rows.append(row)
 
-    def after(self, seen: int) -> list[dict[str, float]]:
-        return self.rows[seen:]
+    def after(self, count: int) -> list[dict[str, float]]:
+        """All rows but the first `count`."""
+        return self.rows[count:]
 
 
 @contextmanager
@@ -280,13 +298,13 @@ def _follow(progress: Any, report: Report | None) -> Iterator[None]:
     import ray
 
     done = threading.Event()
-    seen = 0
+    count = 0
 
     def pass_on() -> None:
-        nonlocal seen
-        with suppress(ray.exceptions.RayError):  # to lose sight of a training is not to lose it
-            for row in ray.get(progress.after.remote(seen)):
-                seen += 1
+        nonlocal count
+        with suppress(ray.exceptions.RayError):  # the training goes on even if its progress is unknown
+            for row in ray.get(progress.after.remote(count)):
+                count += 1
                 if report:
                     report(row)
 

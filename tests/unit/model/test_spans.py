@@ -79,7 +79,7 @@ def test_one_frame_video_decodes_to_its_only_cell() -> None:
     )
 
 
-def test_nms_keeps_the_largest_of_near_copies() -> None:
+def test_nms_keeps_the_best_of_near_copies() -> None:
     spans = [(0.0, 10.0, 0.5), (1.0, 10.0, 0.9), (20.0, 30.0, 0.7), (0.0, 3.0, 0.1)]
     assert nms(spans, 0.5) == [(1.0, 10.0, 0.9), (20.0, 30.0, 0.7), (0.0, 3.0, 0.1)]
     assert nms(spans, 0.5, top_k=1) == [(1.0, 10.0, 0.9)]
@@ -103,7 +103,7 @@ def test_soft_nms_lowers_near_copies_instead_of_dropping_them() -> None:
     assert len(soft_suppress(spans, np.zeros(3), 0.5, 2)) == 2
 
 
-def test_the_largest_of_large_scores_are_those_of_a_plain_top_k() -> None:
+def test_the_best_of_large_scores_are_those_of_a_plain_top_k() -> None:
     torch.manual_seed(0)
     values = torch.randn(3, 64 * 64).masked_fill_(torch.rand(3, 64 * 64) < 0.5, float("-inf"))
     plain, fast = values.topk(20, dim=1), _largest(values, 20, block=16)
