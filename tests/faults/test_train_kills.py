@@ -1,4 +1,4 @@
-"""A training process dies at work; the training goes on by itself."""
+"""A training process is killed; the training resumes by itself."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ EVERY = 10  # epochs from one checkpoint to the next
 
 
 def test_a_killed_training_process_costs_one_interval_at_most(cluster, features: Path, world, tmp_path: Path):
-    """Of two processes one is killed just after a report, and later one in the middle of an epoch."""
+    """One of two processes is killed just after a report, and later one in the middle of an epoch."""
     config = Config(
         model=ModelConfig(dim=32, heads=2),
         train=TrainConfig(workers=2, cpus_per_worker=0.4, epochs=5 * EVERY, evaluate_every=EVERY),
@@ -40,7 +40,8 @@ def test_a_killed_training_process_costs_one_interval_at_most(cluster, features:
     assert [row["epoch"] for row in result.history] == [n * EVERY for n in range(1, 6)]
     epochs = [int(row["epoch"]) for row in rows]
     again = [i for i, (a, b) in enumerate(pairwise(epochs), start=1) if b <= a]
-    # It went back by no more than an interval: once in the middle, and not at all if all was stored.
+    # It went back by no more than an interval: once for the kill in the middle of an epoch, and once more if
+    # the other kill came before the checkpoint was stored.
     assert 1 <= len(again) <= 2
     assert all(epochs[i - 1] - epochs[i] < EVERY for i in again)
     assert result.history[0] in rows

@@ -1,4 +1,4 @@
-"""How long a training takes, on how many processes, and how it reads a set larger than memory."""
+"""How long a training takes, on how many processes, where it resumes, and sets larger than memory."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_the_limit_counts_over_all_attempts_whatever_they_run_on(
     assert first.ended == "max_minutes" and minutes > 0.05
     assert load_info(first.last).epoch == first.history[-1]["epoch"]
 
-    # Much more than a validation takes on a busy machine: that time is kept free.
+    # Much more than a validation takes on a busy machine, because the clock reserves time for one.
     longer = changed(config, max_minutes=2 * minutes + 0.1, workers=3, min_workers=1, cpus_per_worker=1.0)
     seen = []
     second = train(

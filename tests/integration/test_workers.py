@@ -13,8 +13,8 @@ from vmr_ray.training.train import train
 def test_two_workers_train_as_one_does(cluster, features: Path, world, tmp_path: Path):
     """The same global batch, nothing drawn at random: the losses of every epoch agree.
 
-    A batch holds all videos, so the order is of no weight. What is left are rounding and that a mean
-    over pairs becomes a mean of two means.
+    A batch contains all videos, so their order does not matter. The differences that remain come from
+    rounding, and from the mean over pairs, which becomes a mean of two means.
     """
     losses, metrics = {}, {}
     for workers in (1, 2):

@@ -61,17 +61,17 @@ def from_row(row: dict[str, Any], frame_dim: int, token_dim: int) -> Example:
 
 @dataclass
 class Batch:
-    """B videos of up to T frames, Q queries of up to L tokens; masks are True where real."""
+    """B videos of up to T frames, A queries of up to L tokens; masks are True where real."""
 
     features: Tensor  # [B, T, frame_dim]
     mask: Tensor  # [B, T]
     edges: Tensor  # [B, T + 1] seconds; the last edge repeats over the padding
-    tokens: Tensor  # [Q, L, token_dim]
-    token_mask: Tensor  # [Q, L]
-    video: Tensor  # [Q] row of each query's video
-    text: Tensor  # [Q] number of each query's text: equal numbers, equal texts
-    text_key: Tensor  # [Q] the same, comparable between processes
-    spans: list[list[Span]]  # [Q] true spans
+    tokens: Tensor  # [A, L, token_dim]
+    token_mask: Tensor  # [A, L]
+    video: Tensor  # [A] row of each query's video
+    text: Tensor  # [A] number of each query's text: equal numbers, equal texts
+    text_key: Tensor  # [A] the same, comparable between processes
+    spans: list[list[Span]]  # [A] true spans
 
     def to(self, device: torch.device | str) -> Batch:
         moved: dict[str, Any] = {
@@ -84,7 +84,7 @@ def collate(examples: Sequence[Example]) -> Batch:
     """B videos with all their queries as one batch."""
     features, mask = pad([e.features for e in examples])  # [B, T, frame_dim], [B, T]
     edges = torch.stack([_pad_edges(e.edges, mask.shape[1]) for e in examples])  # [B, T + 1]
-    tokens, token_mask = pad([t for e in examples for t in e.tokens])  # [Q, L, token_dim], [Q, L]
+    tokens, token_mask = pad([t for e in examples for t in e.tokens])  # [A, L, token_dim], [A, L]
     texts = [q for e in examples for q in e.queries]
     numbers = {text: i for i, text in enumerate(dict.fromkeys(texts))}
     return Batch(

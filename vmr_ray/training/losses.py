@@ -24,14 +24,14 @@ class Targets(NamedTuple):
 
 
 class Contrast(NamedTuple):
-    """Inputs of the contrastive loss; row i of every field belongs to query i."""
+    """Inputs of the contrastive loss; row i of every field belongs to query i of A."""
 
-    queries: Tensor  # [Q, dim] unit vectors
-    moments: Tensor  # [Q, dim] unit vectors of the true moments
+    queries: Tensor  # [A, dim] unit vectors
+    moments: Tensor  # [A, dim] unit vectors of the true moments
     temperature: Tensor  # scalar
-    video: Tensor  # [Q] number of the query's video
-    text: Tensor  # [Q] number of the query's text: equal numbers, equal texts
-    spans: Tensor  # [Q, 2] seconds, one true span
+    video: Tensor  # [A] number of the query's video
+    text: Tensor  # [A] number of the query's text: equal numbers, equal texts
+    spans: Tensor  # [A, 2] seconds, one true span
 
 
 def targets(spans: Sequence[Sequence[Span]], edges: Tensor, mask: Tensor) -> Targets:
@@ -199,15 +199,15 @@ def contrast_loss(c: Contrast) -> Tensor:
     A query and a moment match if they are of one video and overlap by more than half, or if the texts
     are equal; an overlap below that is neither match nor mismatch.
     """
-    begin, end = c.spans.unbind(1)  # [Q] both
-    intersection = _intersection(begin[:, None], end[:, None], begin, end)  # [Q, Q]
-    union = (end - begin)[:, None] + (end - begin) - intersection  # [Q, Q]
-    same_video, same_text = c.video[:, None] == c.video, c.text[:, None] == c.text  # [Q, Q] both
+    begin, end = c.spans.unbind(1)  # [A] both
+    intersection = _intersection(begin[:, None], end[:, None], begin, end)  # [A, A]
+    union = (end - begin)[:, None] + (end - begin) - intersection  # [A, A]
+    same_video, same_text = c.video[:, None] == c.video, c.text[:, None] == c.text  # [A, A] both
     iou = (intersection / union.clamp_min(1e-6)) * same_video
-    match = (iou > 0.5) | same_text | torch.eye(len(iou), dtype=torch.bool, device=iou.device)  # [Q, Q]
-    logits = c.queries @ c.moments.T / c.temperature  # [Q, Q]: a query a row, a moment a column
+    match = (iou > 0.5) | same_text | torch.eye(len(iou), dtype=torch.bool, device=iou.device)  # [A, A]
+    logits = c.queries @ c.moments.T / c.temperature  # [A, A]: a query a row, a moment a column
     logits = logits.masked_fill((iou > 0) & ~match, float("-inf"))
-    share = match / match.sum(1, keepdim=True)  # [Q, Q]
+    share = match / match.sum(1, keepdim=True)  # [A, A]
 
     def cross_entropy(logits: Tensor) -> Tensor:
         return -(share * logits.log_softmax(1).masked_fill(~match, 0)).sum(1).mean()

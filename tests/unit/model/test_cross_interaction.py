@@ -87,8 +87,8 @@ def test_learns_to_find_the_frames_that_contain_the_word() -> None:
         optimizer.step()
     model.eval()
     frames, tokens, spans = batch()
-    found = decode_spans(forward(frames, tokens), mask, edges.numpy(), 1, 0.5)
-    right = sum(best[0][:2] == true[0] for best, true in zip(found, spans, strict=True))
+    decoded = decode_spans(forward(frames, tokens), mask, edges.numpy(), 1, 0.5)
+    right = sum(best[0][:2] == true[0] for best, true in zip(decoded, spans, strict=True))
     assert right >= 28
 
 
@@ -120,10 +120,10 @@ def test_every_option_trains_all_its_weights_and_decodes(changes: dict[str, obje
     terms["total"].backward()
     assert [name for name, p in model.named_parameters() if p.grad is None] == []
     if heads.cells is None:
-        found = decode_spans(heads, mask[video_index], edges.numpy(), 5, 0.5, model.quality)
+        decoded = decode_spans(heads, mask[video_index], edges.numpy(), 5, 0.5, model.quality)
     else:
-        found = decode_pyramid(heads.cells, heads, mask[video_index], edges.numpy(), 5)
-    for spans, length in zip(found, (9, 7, 7), strict=True):
+        decoded = decode_pyramid(heads.cells, heads, mask[video_index], edges.numpy(), 5)
+    for spans, length in zip(decoded, (9, 7, 7), strict=True):
         assert spans and all(0 <= s <= e <= length for s, e, _ in spans)
         assert [s[2] for s in spans] == sorted((s[2] for s in spans), reverse=True)
 

@@ -61,8 +61,8 @@ def test_a_moment_is_found_whole_anywhere_in_three_hours(predictor: NetworkPredi
     video = Example(
         "v", 3.0 * HOUR, frames.astype(np.float16), np.arange(3 * HOUR + 1.0), ["q"], [words[2:3]], [[]]
     )
-    [[(found, end, _), *_]] = retrieve(predictor, [video], top_k=5, nms_iou=0.5)
-    assert abs(found - start) <= 1 and abs(end - (start + 12)) <= 1
+    [[(begin, end, _), *_]] = retrieve(predictor, [video], top_k=5, nms_iou=0.5)
+    assert abs(begin - start) <= 1 and abs(end - (start + 12)) <= 1
 
 
 def test_three_hours_take_little_more_memory_than_one() -> None:
@@ -93,6 +93,6 @@ def search_hours(hours: int) -> None:
     frames = rng.standard_normal((hours * HOUR, 64)).astype(np.float16)
     tokens = [rng.standard_normal((9, 16)).astype(np.float16)]
     video = Example("v", hours * HOUR, frames, np.arange(hours * HOUR + 1.0), ["q"], tokens, [[]])
-    [found] = retrieve(predictor, [video], top_k=5, nms_iou=0.5)
-    assert len(found) == 5
+    [spans] = retrieve(predictor, [video], top_k=5, nms_iou=0.5)
+    assert len(spans) == 5
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)

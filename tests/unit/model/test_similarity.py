@@ -50,8 +50,8 @@ def test_the_frames_that_resemble_the_sentence_are_the_moment(frames: int):
     sentence, features = planted(frames, (20, 30))
     windows = ranker.encode_videos([("v", features, 2.0 * np.arange(frames + 1))])
     queries = ranker.encode_tokens([sentence])
-    found = ranker.rank(windows, queries, [(w, 0) for w in range(len(windows))], 3, 0.5)
-    start, end, _ = max((span for spans in found for span in spans), key=lambda span: span[2])
+    ranked = ranker.rank(windows, queries, [(w, 0) for w in range(len(windows))], 3, 0.5)
+    start, end, _ = max((span for spans in ranked for span in spans), key=lambda span: span[2])
     assert abs(start - 40) <= 2 and abs(end - 60) <= 2
     curve = np.concatenate(ranker.membership_of(windows, queries, 0))
     assert len(curve) == frames

@@ -61,8 +61,8 @@ def test_decoded_spans_are_ranked_distinct_and_inside_the_video() -> None:
     heads, mask = _heads(3, 40), torch.ones(3, 40, dtype=torch.bool)
     mask[1, 10:] = False
     edges = [np.linspace(5, 45, 41), np.linspace(0, 10, 11), np.linspace(0, 20, 41)]
-    found = decode_spans(heads, mask, edges, 5, 0.5)
-    for spans, edge in zip(found, edges, strict=True):
+    decoded = decode_spans(heads, mask, edges, 5, 0.5)
+    for spans, edge in zip(decoded, edges, strict=True):
         assert 0 < len(spans) <= 5
         assert [s[2] for s in spans] == sorted((s[2] for s in spans), reverse=True)
         assert all(edge[0] <= start < end <= edge[-1] for start, end, _ in spans)
@@ -117,4 +117,4 @@ def test_the_span_is_the_same_however_many_spans_are_asked_for() -> None:
     heads = Heads(*torch.randn(3, 2, 512).unbind(0))
     mask, edges = torch.ones(2, 512, dtype=torch.bool), [np.arange(513.0)] * 2
     few, many = (decode_spans(heads, mask, edges, top_k, nms=0.5) for top_k in (1, 400))
-    assert [found[0] for found in few] == [found[0] for found in many]
+    assert [decoded[0] for decoded in few] == [decoded[0] for decoded in many]

@@ -17,13 +17,13 @@ def test_negative_pairs_never_show_the_query():
     c.queries[2] = "only in c"
     batch = collate([a, b, c])
     own = {(text, video) for text, video in zip(batch.text.tolist(), batch.video.tolist(), strict=True)}
-    seen = set()
+    pairs = set()
     for _ in range(50):
         query, video = negative_pairs(batch, 20)
         for q, v in zip(query.tolist(), video.tolist(), strict=True):
             assert (int(batch.text[q]), v) not in own
-            seen.add((batch.spans[q][0], v))
-    assert seen
+            pairs.add((batch.spans[q][0], v))
+    assert pairs
 
 
 def test_one_video_has_no_negative_pairs():
@@ -64,12 +64,12 @@ def test_two_processes_have_the_gradient_of_one_with_the_whole_batch(tmp_path):
     loss = contrast_loss(alone)
     loss.backward()
     for rank, rows in enumerate(SHARES):
-        found = torch.load(tmp_path / f"{rank}.pt")
-        torch.testing.assert_close(found["loss"], loss.detach())
+        of_rank = torch.load(tmp_path / f"{rank}.pt")
+        torch.testing.assert_close(of_rank["loss"], loss.detach())
         # What DDP makes of it: the gradients of the parameters, averaged over the ranks.
-        torch.testing.assert_close(found["queries"] / 2, alone.queries.grad[list(rows)])
-        torch.testing.assert_close(found["moments"] / 2, alone.moments.grad[list(rows)])
-        torch.testing.assert_close(found["temperature"], alone.temperature.grad)
+        torch.testing.assert_close(of_rank["queries"] / 2, alone.queries.grad[list(rows)])
+        torch.testing.assert_close(of_rank["moments"] / 2, alone.moments.grad[list(rows)])
+        torch.testing.assert_close(of_rank["temperature"], alone.temperature.grad)
 
 
 SHARES = (range(2), range(2, 5))

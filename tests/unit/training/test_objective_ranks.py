@@ -18,23 +18,24 @@ SHARES = ((5, 8), (6, 11))  # frames of each process's videos
 
 
 def test_averaged_gradients_are_those_of_the_whole_batch(tmp_path: Path):
-    """With as many pairs in every process. Else a pair counts more where there are fewer of them: the losses
-    are means, and DDP averages them as equals; the contrast, over all processes, is exact in any case."""
+    """Holds if every process has the same number of pairs. Otherwise a pair counts more where there are
+    fewer, because the losses are means and DDP gives each process the same weight; the contrast is always
+    exact."""
     torch.multiprocessing.spawn(_rank, args=(tmp_path,), nprocs=2)
     alone = _objective()
     alone(_batch(*SHARES[0], *SHARES[1]))["total"].backward()
     expected = _gradients(alone)
     for rank in range(2):
-        found = torch.load(tmp_path / f"{rank}.pt")
-        assert found.keys() == expected.keys()
+        of_rank = torch.load(tmp_path / f"{rank}.pt")
+        assert of_rank.keys() == expected.keys()
         for name, gradient in expected.items():
-            torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6)
+            torch.testing.assert_close(of_rank[name], gradient, rtol=1e-4, atol=1e-6)
 
 
 def _objective() -> Objective:
     torch.manual_seed(0)
     network = CrossInteraction(ModelConfig(dim=16, heads=2, dropout=0.0), frame_dim=3, token_dim=5)
-    # Nothing drawn at random: all pairs, and no negative ones.
+    # Nothing is drawn at random: all queries are fused, and no negative pairs.
     return Objective(network, TrainConfig(fused_pairs=1000, foreign_pairs=0.0))
 
 

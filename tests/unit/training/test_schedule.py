@@ -21,20 +21,20 @@ def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def run(clock: TrainingClock, now: list[float], epoch_s: float, validation_s: float = 0.0, steps: int = 10):
     """The training loop without the training; the progress at every step and when it ended."""
-    seen, first = [], now[0] - clock.elapsed
+    shares, first = [], now[0] - clock.elapsed
     while clock.has_next_epoch():
         clock.begin_epoch()
         for step in range(steps):
             done = clock.progress(step / steps)
             if step and done == 1:
                 break
-            seen.append(done)
+            shares.append(done)
             now[0] += epoch_s / steps
         clock.end_epoch()
         if clock.validation_due or not clock.has_next_epoch():
             now[0] += validation_s
             clock.end_validation()
-    return seen, now[0] - first
+    return shares, now[0] - first
 
 
 def limited(minutes: float, **settings: float) -> TrainConfig:
@@ -65,7 +65,7 @@ def test_it_ends_at_the_limit_with_the_rate_run_down(now, epoch: float, validati
 
 def test_uneven_epochs_leave_no_jump(now: list[float]):
     """Each half or twice as long as the one before: the share of the time is what counts."""
-    clock, seen = TrainingClock(limited(5), 1), []
+    clock, shares = TrainingClock(limited(5), 1), []
     lengths = iter([10.0, 20, 10, 5, 10, 40, 20, 10, 5, 10, 20, 40, 80, 40, 80])
     while clock.has_next_epoch():
         clock.begin_epoch()
@@ -74,10 +74,10 @@ def test_uneven_epochs_leave_no_jump(now: list[float]):
             done = clock.progress(at / 10)
             if at and done == 1:
                 break
-            seen.append(done)
+            shares.append(done)
             now[0] += step
         clock.end_epoch()
-    assert seen == sorted(seen) and max(b - a for a, b in pairwise(seen)) < 0.03
+    assert shares == sorted(shares) and max(b - a for a, b in pairwise(shares)) < 0.03
     assert 300 <= clock.elapsed <= 308 and math.isclose(lr_factor(1.0, 0.05), 0.01)
 
 
