@@ -58,7 +58,13 @@ def train_loop(job: dict[str, Any]) -> None:
     if checkpoint:
         with checkpoint.as_directory() as directory:
             state = load_state(directory)
-    trainer = Trainer(config, info, rank, world, device, state)
+
+    def prepare(module: nn.Module) -> nn.Module:
+        options = {"find_unused_parameters": True} if world > 1 else None
+        prepared: nn.Module = ray.train.torch.prepare_model(module, parallel_strategy_kwargs=options)
+        return prepared
+
+    trainer = Trainer(config, info, rank, world, device, prepare, state)
     history = state.history if state else []
     clock = trainer.clock
 
@@ -92,9 +98,10 @@ def train_loop(job: dict[str, Any]) -> None:
 
 
 class Trainer:
-    """The network in one training process, with its averaged weights, optimizer and clock.
+    """The network in one training process, with its averaged weights, optimizer and clock. Knows no Ray.
 
     Args:
+        prepare: moves a module to the device and wraps it in DDP if there are several processes.
         state: of the checkpoint that the training resumes from.
     """
 
@@ -105,10 +112,9 @@ class Trainer:
         rank: int,
         world: int,
         device: torch.device,
-        state: TrainingState | None,
+        prepare: Callable[[nn.Module], nn.Module],
+        state: TrainingState | None = None,
     ) -> None:
-        import ray.train.torch
-
         self.config, self.info, self.rank, self.world, self.device = config, info, rank, world, device
         settings = config.train
 
@@ -123,9 +129,7 @@ class Trainer:
             self.average.n_averaged.copy_(state.trainer["averaged"])
             self.objective.network.load_state_dict(state.weights)
         self.average.to(device)
-        self.module = ray.train.torch.prepare_model(  # moves it to the device; DDP with several processes
-            self.objective, parallel_strategy_kwargs={"find_unused_parameters": True} if world > 1 else None
-        )
+        self.module = prepare(self.objective)
 
         # Optimizer and clock.
         self.optimizer = torch.optim.AdamW(
