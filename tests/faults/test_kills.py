@@ -67,7 +67,7 @@ def test_embed_goes_on_after_a_kill(features: Path, world, tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("config", "stages"),
-    [(EmbedConfig(), ["_All"]), (EmbedConfig(encode_workers=1), ["_Decode", "_Encode", "_Write"])],
+    [(EmbedConfig(), ["DecodeEncodeWrite"]), (EmbedConfig(encode_workers=1), ["Decode", "Encode", "Write"])],
 )
 def test_a_killed_worker_costs_nothing(cluster, features, world, tmp_path: Path, config, stages):
     """A worker of each stage dies at work; the job goes on by itself."""
@@ -80,7 +80,7 @@ def test_a_killed_worker_costs_nothing(cluster, features, world, tmp_path: Path,
                     title = Path(f"/proc/{pid}/cmdline").read_text().split("\0")[0]
                     for name in [name for name in left if f"({name})" in title]:
                         # Decoding has begun once the worker has its decoder, the rest once a file is there.
-                        if descendants(pid) if name == "_Decode" else list(tmp_path.rglob("*.parquet")):
+                        if descendants(pid) if name == "Decode" else list(tmp_path.rglob("*.parquet")):
                             os.kill(pid, signal.SIGKILL)
                             left.remove(name)
 

@@ -65,7 +65,7 @@ class Job:
 def decoders() -> Iterator[int]:
     for cmdline in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
-            if b"\0vmr_ray.decode.child\0" in cmdline.read_bytes():
+            if b"\0vmr_ray.video.decode.child\0" in cmdline.read_bytes():
                 yield int(cmdline.parent.name)
 
 
@@ -178,7 +178,7 @@ def check_account(job: Job, summary: Summary) -> None:
     assert len(failed) == len(set(failed))
     assert embedded.isdisjoint(failed)
     assert embedded.union(failed) == job.good | job.bad.keys()
-    assert store.quarantined() == sorted(summary.quarantined, key=lambda row: row.video_id)
+    assert store.quarantine.rows() == sorted(summary.quarantined, key=lambda row: row.video_id)
 
 
 def test_all_are_accounted_for(job: Job) -> None:

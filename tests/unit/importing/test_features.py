@@ -110,9 +110,9 @@ def test_videos_that_do_not_fit_are_named(tmp_path: Path):
     assert "b has no features of alone" in told["alone"]
     assert "a 5, b 8" in told["long"] and "--tolerance" in told["long"]
     store = FeatureStore.open(str(tmp_path / "out"))
-    assert [row.video_id for row in store.quarantined()] == ["alone", "long"]
+    assert [row.video_id for row in store.quarantine.rows()] == ["alone", "long"]
     assert import_features([first, second], tmp_path / "out", 1, tolerance=3).imported == 1
-    assert [row.video_id for row in store.quarantined()] == ["alone"]
+    assert [row.video_id for row in store.quarantine.rows()] == ["alone"]
 
 
 @pytest.mark.parametrize(
