@@ -85,9 +85,9 @@ def import_features(
     if clip_seconds == "duration":
         if not durations:
             raise VmrError(
-                "no duration of these videos is known, which clips of equal shares need: name annotation files "
-                "with durations (for Charades-STA, put charades.json into their folder), or give the seconds of "
-                "a clip"
+                "no duration of these videos is known, which clips of equal shares need: name annotation "
+                "files with durations (for Charades-STA, put charades.json into their folder), or give the "
+                "seconds of a clip"
             )
         usable = [video for video in names if video in durations]
     else:

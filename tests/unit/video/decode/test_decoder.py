@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import vmr_ray
 from tests.videos import index_frame, read_index, write_video
 from vmr_ray.config import DecodeConfig
 from vmr_ray.video.decode import DecodedChunk, DecodeError, FrameDecoder
@@ -338,8 +339,18 @@ def test_script_without_a_main_guard(tmp_path: Path) -> None:
     assert (done.stdout, done.stderr) == ("(2, 32, 32, 3) True\n", "")
 
 
+def test_the_child_imports_its_parents_package(tmp_path: Path) -> None:
+    """Even if only the parent's sys.path leads to it."""
+    path = write_video(tmp_path / "a.mp4", seconds=2)
+    with FrameDecoder(DecodeConfig(), WIDTH, HEIGHT) as decoder:
+        assert decoder.duration(str(path)) == pytest.approx(2, abs=0.1)
+        variables = Path(f"/proc/{decoder.pid}/environ").read_bytes().decode().split("\0")
+    (paths,) = (value.partition("=")[2] for value in variables if value.startswith("PYTHONPATH="))
+    assert Path(paths.split(":")[0]) == Path(vmr_ray.__file__).parents[1]
+
+
 def test_child_imports_nothing_heavy() -> None:
-    heavy = "{'torch', 'ray', 'pydantic'}"
+    heavy = "{'torch', 'ray', 'pydantic', 'pyarrow'}"
     code = f"import sys, vmr_ray.video.decode.reader; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
