@@ -59,7 +59,7 @@ def redact_credentials(text: str) -> str:
 
 
 def exists(path: str | Path) -> bool:
-    """Whether there is a file at `path`."""
+    """Whether `path` is an existing file."""
     filesys, inner = filesystem(path)
     return bool(filesys.get_file_info(inner).type == fs.FileType.File)
 
@@ -80,7 +80,7 @@ def read_json(path: str | Path, fix: str) -> Any:
     """The value in a JSON file; `fix` is the end of the error's sentence: what to do about a damaged file.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: it does not exist.
         VmrError: the file is empty, damaged or cannot be read.
     """
     try:

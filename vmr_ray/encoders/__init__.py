@@ -1,7 +1,7 @@
 """Frozen frame and text encoders, by name.
 
-    efficientnet-lite0   frames    1280-d ImageNet features; its weights come with the installation
-    minilm               texts     384-d token states of all-MiniLM-L6-v2; likewise
+    efficientnet-lite0   frames    1280-d ImageNet features; the weights are installed with the package
+    minilm               texts     384-d token states of all-MiniLM-L6-v2; the weights are installed, too
     hf:<name or path>    both      a CLIP- or SigLIP-style dual encoder, loaded by transformers
     imported:<name>      frames    features that were computed elsewhere: they can only be read
     sentence:hf:<name>   texts     one vector per text, in the space of the dual encoder's frames

@@ -68,7 +68,7 @@ class HfSentenceEncoder:
 
 
 class HfTextEncoder:
-    """The text tower alone: the last hidden states of a text's tokens."""
+    """Only the text tower: the last hidden states of a text's tokens."""
 
     def __init__(self, name: str, device: str = "cpu", threads: int | None = None) -> None:
         self.name = name
@@ -88,7 +88,7 @@ class HfTextEncoder:
 
 
 def spec(name: str) -> tuple[int, int]:
-    """(size, dim) of the frames of `hf:<...>`, from its config alone.
+    """(size, dim) of the frames of `hf:<...>`, from its config only.
 
     Raises:
         VmrError: the config cannot be loaded, or is not a dual encoder's.

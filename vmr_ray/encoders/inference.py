@@ -89,7 +89,7 @@ def to_device(module: Any, device: str) -> Any:
         reason = str(error).partition("\n")[0]
         raise VmrError(
             f"torch cannot use the device {device!r} on {socket.gethostname()} ({reason}); "
-            "install a build of torch for it there, or name another one (embed.device, embed.num_gpus=0)"
+            "install a build of torch for it, or choose another device (embed.device, embed.num_gpus=0)"
         ) from None
 
 

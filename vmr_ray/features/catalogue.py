@@ -76,12 +76,12 @@ class Catalogue:
                 copies[chunk.name].append(chunk)
         for chunk in loose:
             copies[chunk.name].append(chunk)
-        found: dict[tuple[str, str], list[tuple[int, bool, str]]] = defaultdict(list)
+        chunks_of: dict[tuple[str, str], list[tuple[int, bool, str]]] = defaultdict(list)
         for name in copies:
             video, version, index, *last = name.split("-")
-            found[video, version].append((int(index), bool(last), name))
+            chunks_of[video, version].append((int(index), bool(last), name))
         versions: dict[str, list[VideoVersion]] = defaultdict(list)
-        for (video, version), chunks in found.items():
+        for (video, version), chunks in chunks_of.items():
             chunks.sort()
             complete = [(i, i == len(chunks) - 1) for i in range(len(chunks))]
             versions[video].append(

@@ -56,15 +56,15 @@ class FeatureStore:
         """Open the store at `root`; make it if there is none.
 
         Raises:
-            VmrError: the store there holds features of another encoder or sampling.
+            VmrError: the existing store holds features of another encoder or sampling.
         """
         store = cls(root, spec)
         if not exists(f"{root}/store.json"):
             write_json(f"{root}/store.json", asdict(spec))
-        found = cls.open(root).spec
-        if found != spec:
+        existing = cls.open(root).spec
+        if existing != spec:
             raise VmrError(
-                f"{root} holds features of {found.encoder} at {found.sampling}, not of {spec.encoder} "
+                f"{root} holds features of {existing.encoder} at {existing.sampling}, not of {spec.encoder} "
                 f"at {spec.sampling}: choose another --out, or the same encoder and sampling"
             )
         return store
@@ -101,20 +101,20 @@ class FeatureStore:
         return {
             video.video_id
             for video in videos
-            for found in versions.get(video_key(video.video_id), [])
-            if found.complete and found.version == version_key(video.fingerprint)
+            for v in versions.get(video_key(video.video_id), [])
+            if v.complete and v.version == version_key(video.fingerprint)
         }
 
     def discard_unfinished(self, videos: Iterable[Video]) -> None:
         """Delete what an interrupted run left of `videos`, because they are embedded from the start again."""
         self._remove(
             videos,
-            lambda found, video: not found.complete and found.version == version_key(video.fingerprint),
+            lambda v, video: not v.complete and v.version == version_key(video.fingerprint),
         )
 
     def delete_stale(self, videos: Iterable[Video]) -> None:
         """Delete all versions of `videos` but the current ones."""
-        self._remove(videos, lambda found, video: found.version != version_key(video.fingerprint))
+        self._remove(videos, lambda v, video: v.version != version_key(video.fingerprint))
 
     def delete(self, video_id: str) -> None:
         """Delete all versions of a video."""
@@ -124,10 +124,7 @@ class FeatureStore:
         """Delete the versions of `videos` that `chosen` accepts."""
         versions = self.catalogue.versions()
         self.catalogue.remove(
-            found
-            for video in videos
-            for found in versions.get(video_key(video.video_id), [])
-            if chosen(found, video)
+            v for video in videos for v in versions.get(video_key(video.video_id), []) if chosen(v, video)
         )
 
     def files(self) -> dict[str, tuple[str, ...]]:

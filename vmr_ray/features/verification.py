@@ -74,7 +74,7 @@ def verify(
         if not loose_chunk(info) and not TEMPORARY.search(info.path):
             text = "its name is not that of a chunk"
             result.problems.append(StoreProblem(info.path, text, "move it out of the store"))
-    versions = [(video, v) for video, found in store.catalogue.versions(packs).items() for v in found]
+    versions = [(key, v) for key, of_video in store.catalogue.versions(packs).items() for v in of_video]
     versions.sort(key=lambda pair: pair[1].addresses)  # one pack after the other
     total, done = sum(len(version.chunks) for _, version in versions), 0
     finished: set[str] = set()

@@ -56,17 +56,17 @@ def open_source(path: str | Path, key: str | None = None) -> Source:
     """
     if is_uri(path):
         raise VmrError(f"{path} is not on this machine: copy the features here first")
-    found = Path(path).expanduser().absolute()
-    if found.is_dir():
-        return _Folder(found, key)
-    if not found.exists():
+    place = Path(path).expanduser().absolute()
+    if place.is_dir():
+        return _Folder(place, key)
+    if not place.exists():
         raise VmrError(f"no such file or directory: {path}")
-    if found.suffix.lower() not in HDF5:
+    if place.suffix.lower() not in HDF5:
         raise VmrError(
             f"{path} is not a source of features: give a folder of {', '.join(SUFFIXES)}, "
             f"or one file {' or '.join(HDF5)}"
         )
-    return _Hdf5(found, key)
+    return _Hdf5(place, key)
 
 
 class _Folder:
@@ -193,12 +193,12 @@ def _load(file: Path, key: str | None) -> Any:
         loaded = torch.load(file, map_location="cpu", weights_only=True)
     except UnpicklingError:
         raise VmrError(
-            f"{file} holds more than tensors, which is not loaded for safety: save the tensor alone"
+            f"{file} holds more than tensors, which is not loaded for safety: save only the tensor"
         ) from None
     if isinstance(loaded, dict):
         loaded = loaded[_chosen([k for k, v in loaded.items() if torch.is_tensor(v)], key, str(file))]
     if not torch.is_tensor(loaded):
-        raise VmrError(f"{file} holds a {type(loaded).__name__}, not a tensor: save the tensor alone")
+        raise VmrError(f"{file} holds a {type(loaded).__name__}, not a tensor: save only the tensor")
     return loaded.float().numpy() if loaded.is_floating_point() else loaded.numpy()
 
 

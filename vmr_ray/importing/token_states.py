@@ -54,7 +54,7 @@ def import_text(
     Raises:
         VmrError: an input is missing or unusable, a query has no states, or `out` holds other states.
     """
-    queries = [pair for path in annotations for pair in _queries(path, alone=len(annotations) == 1)]
+    queries = [pair for path in annotations for pair in _queries(path, only_file=len(annotations) == 1)]
     if not queries:
         raise VmrError("the annotation files hold no query: give the files that the states were made for")
     arrays = _open_states(source, key)
@@ -90,13 +90,13 @@ class _RowNumber:
     rows: int
 
 
-def _queries(path: str | Path, alone: bool) -> Iterator[tuple[str, str | _RowNumber]]:
+def _queries(path: str | Path, only_file: bool) -> Iterator[tuple[str, str | _RowNumber]]:
     """(text, its qid, or the number of its row if the row has no qid)."""
     _, rows = read_rows(path)
     for number, row in enumerate(rows):
         if isinstance(row, Problem) or not isinstance(row.query, str) or not row.query.strip():
             continue
-        if row.qid in (None, "") and not alone:
+        if row.qid in (None, "") and not only_file:
             raise VmrError(
                 f"{path}: {row.where} has no qid, so its states would be found by row number: give one "
                 "annotation file with all queries, or add qids"

@@ -36,13 +36,13 @@ def find_videos(inputs: Sequence[str | Path], storage_roots: Sequence[str] = ())
     """
     videos: dict[str, Video] = {}
     for item in map(str, inputs):
-        found = list(_expand(item, storage_roots))
-        if not found:
+        named = list(_expand(item, storage_roots))
+        if not named:
             raise VmrError(
                 f"no videos in {item}: expected files such as {', '.join(sorted(VIDEO_SUFFIXES))}; "
                 "a file with another suffix can be named directly"
             )
-        for video in found:
+        for video in named:
             other = videos.setdefault(video.video_id, video)
             if other.uri != video.uri:
                 raise VmrError(
@@ -115,7 +115,7 @@ def _manifest(path: str, item: str, roots: Sequence[str]) -> Iterator[Video]:
         if is_remote(source) and not is_below(source, [_uri(item, folder.as_posix()), *roots]):
             raise VmrError(
                 f"{item}, line {line}: {source} is not below the manifest's folder, nor below any of "
-                "embed.storage_roots: add its prefix there if it is to be read"
+                "embed.storage_roots: add its prefix there to read it"
             )
         target, inner = filesystem(source)
         info = target.get_file_info(inner)

@@ -1,4 +1,4 @@
-"""Packs hold what the files held, whatever happens while they are written."""
+"""Packs hold what the files held, even if writing them is interrupted."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ class Killed(BaseException):
 
 
 class Dying:
-    """A file system that fails for ever from its n-th change on."""
+    """A file system whose n-th change, and every later one, fails."""
 
     def __init__(self, inner: object, left: int):
         self.inner, self.left = inner, left
@@ -166,7 +166,7 @@ def grown(root: Path) -> None:
 
 
 def half_dead(root: Path) -> None:
-    """A pack of which most is deleted, and one of them embedded again as it was."""
+    """A pack most of whose videos are deleted, one of them then embedded again unchanged."""
     store = fill(root, *VIDEOS, *MORE)
     compact(root)
     for video in VIDEOS:

@@ -129,14 +129,14 @@ def test_mistakes_are_named(folder: Path, tmp_path: Path):
     empty.mkdir()
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"video_id": "one"}\n')
-    for given, told in [
+    for item, message in [
         (empty, "no videos in"),
         (tmp_path / "gone", "no such file or directory"),
         (bad, "line 1"),
         ("nosuch://bucket/x", "cannot use nosuch://"),
     ]:
-        with pytest.raises(VmrError, match=told):
-            find_videos([given])
+        with pytest.raises(VmrError, match=message):
+            find_videos([item])
 
 
 def test_two_videos_of_one_id_are_refused(folder: Path):

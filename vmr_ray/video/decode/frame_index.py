@@ -121,29 +121,29 @@ class _Packets:
 
 
 def _read_packets(container: av.container.InputContainer, stream: av.VideoStream, timed: bool) -> _Packets:
-    found = _Packets()
+    packets = _Packets()
     try:
         for packet in container.demux():
             stamp = packet.pts if timed and packet.pts is not None else packet.dts
             if stamp is None or not packet.size:
                 continue
-            found.end = max(found.end, float((stamp + (packet.duration or 0)) * packet.time_base))
+            packets.end = max(packets.end, float((stamp + (packet.duration or 0)) * packet.time_base))
             if packet.stream_index != stream.index:
                 continue
-            found.total += 1
-            found.delay = max(found.delay, stamp - (stamp if packet.dts is None else packet.dts))
-            found.corrupt += packet.is_corrupt
-            if found.first_key is None and packet.is_keyframe:
-                found.first_key = stamp
+            packets.total += 1
+            packets.delay = max(packets.delay, stamp - (stamp if packet.dts is None else packet.dts))
+            packets.corrupt += packet.is_corrupt
+            if packets.first_key is None and packet.is_keyframe:
+                packets.first_key = stamp
             if packet.is_discard:
-                found.discards += 1
-            elif found.first_key is not None:
-                found.stamps.append(stamp)
-                found.durations.append(packet.duration if timed and packet.duration else 0)
-                found.keys.append(packet.is_keyframe)
+                packets.discards += 1
+            elif packets.first_key is not None:
+                packets.stamps.append(stamp)
+                packets.durations.append(packet.duration if timed and packet.duration else 0)
+                packets.keys.append(packet.is_keyframe)
     except av.FFmpegError as error:
-        found.error = error.strerror
-    return found
+        packets.error = error.strerror
+    return packets
 
 
 def _damage(
