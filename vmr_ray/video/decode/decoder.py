@@ -65,7 +65,6 @@ class FrameDecoder:
 
     def __init__(self, config: DecodeConfig, width: int, height: int) -> None:
         self._timeout = config.timeout_s
-        self._memory_gb = config.memory_gb
         self._shape = (height, width, 3)
         self._options = json.dumps(
             {
