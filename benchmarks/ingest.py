@@ -37,7 +37,8 @@ from rich.table import Table
 from vmr_ray.config import DecodeConfig, EmbedConfig
 from vmr_ray.embedding.embed import embed
 from vmr_ray.encoders import frame_encoder
-from vmr_ray.video.decode.reader import read_frames, read_index
+from vmr_ray.video.decode.frame_index import read_index
+from vmr_ray.video.decode.reader import read_frames
 from vmr_ray.video.decode.sampling import Sampling
 
 ENCODER = "efficientnet-lite0"

@@ -39,11 +39,12 @@ from rich.console import Console
 from rich.table import Table
 
 from vmr_ray.config import EmbedConfig, ModelConfig
-from vmr_ray.embedding.embed import _All, embed
+from vmr_ray.embedding.embed import embed
+from vmr_ray.embedding.stages import PART_SCHEMA, DecodeEncodeWrite
 from vmr_ray.encoders import default_text_encoder, frame_spec, text_encoder
 from vmr_ray.features import FeatureStore
 from vmr_ray.model.checkpoint import CheckpointInfo, save_checkpoint
-from vmr_ray.schema import StoreSpec, Video
+from vmr_ray.schema import Chunk, StoreSpec, Video
 from vmr_ray.video.sources import find_videos
 
 ENCODER = "efficientnet-lite0"
@@ -149,7 +150,7 @@ def _work(files: dict[int, str]) -> dict[str, float]:
         _, dim = frame_spec(ENCODER)
         config = EmbedConfig(encoder=ENCODER)
         store = FeatureStore.create(folder, StoreSpec(ENCODER, dim, config.decode.sampling))
-        worker = _All(config, store.root)
+        worker = DecodeEncodeWrite(config, store.root)
         for seconds, path in files.items():
             (video,) = find_videos([path])
             _timed(worker, video)  # the first of a kind is slower: the decoder starts, caches fill
@@ -159,12 +160,10 @@ def _work(files: dict[int, str]) -> dict[str, float]:
     return {"video": fixed, "decode": slope[0], "encode": slope[1], "write": slope[2]}
 
 
-def _timed(worker: _All, video: Video) -> tuple[float, float, float]:
+def _timed(worker: DecodeEncodeWrite, video: Video) -> tuple[float, float, float]:
     import pyarrow as pa
 
-    from vmr_ray.embedding.embed import _PARTS
-
-    row = pa.Table.from_pylist([asdict(video) | {"part": 0, "parts": 1}], schema=_PARTS)
+    row = pa.Table.from_pylist([asdict(video) | {"part": 0, "parts": 1}], schema=PART_SCHEMA)
     decode = encode = write = 0.0
     began = time.perf_counter()
     for frames in worker.decode(row):
@@ -296,16 +295,7 @@ def measure_archive(folder: Path, hours: float, queries: int) -> Figures:
             part = values[at : at + size]
             edges = np.arange(at, at + len(part) + 1, dtype=float)
             last = at + size >= frames
-            store.write_chunk(
-                video,
-                index,
-                last,
-                times=edges[:-1] + 0.5,
-                edges=edges,
-                features=part,
-                duration=600,
-                partial=False,
-            )
+            store.write_chunk(video, Chunk(index, last, 600.0, edges[:-1] + 0.5, edges, damage=""), part)
     info = CheckpointInfo(
         model=ModelConfig(),
         frame_encoder=ENCODER,

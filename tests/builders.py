@@ -8,7 +8,7 @@ import numpy as np
 
 from vmr_ray.features import FeatureStore
 from vmr_ray.model.inputs import Example
-from vmr_ray.schema import StoreSpec, Video
+from vmr_ray.schema import Chunk, StoreSpec, Video
 
 SPEC = StoreSpec("some-encoder", 4, "fps=1")
 
@@ -22,13 +22,15 @@ def write_features(
     for index, n in enumerate(chunk_sizes):
         store.write_chunk(
             video,
-            index,
-            last and index == len(chunk_sizes) - 1,
-            times=np.arange(at, at + n) + 0.5,
-            edges=np.arange(at, at + n + 1.0),
-            features=frames[at : at + n],
-            duration=float(sum(chunk_sizes)),
-            partial=False,
+            Chunk(
+                index,
+                last and index == len(chunk_sizes) - 1,
+                duration=float(sum(chunk_sizes)),
+                times=np.arange(at, at + n) + 0.5,
+                edges=np.arange(at, at + n + 1.0),
+                damage="",
+            ),
+            frames[at : at + n],
         )
         at += n
     return frames

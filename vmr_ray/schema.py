@@ -1,4 +1,4 @@
-"""The records that travel, their units and their Arrow schemas.
+"""The records that the stages hand on, and their units.
 
 Times are float seconds from the beginning of the video's file, as players count. Spans are half-open,
 `[start, end)`.
@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-import pyarrow as pa
 
 Span = tuple[float, float]
 STORE_FORMAT = 2  # of a feature store's files
@@ -17,7 +16,7 @@ STORE_FORMAT = 2  # of a feature store's files
 
 @dataclass(frozen=True)
 class Video:
-    """One video to embed. `fingerprint` changes when the file does (size and mtime); `size` is in bytes."""
+    """One video to embed. `fingerprint` (size and mtime) changes when the file does; `size` is in bytes."""
 
     video_id: str
     uri: str
@@ -37,7 +36,7 @@ class Annotation:
 
 @dataclass(frozen=True)
 class Moment:
-    """A found moment. `score` orders the moments of one query; higher is better."""
+    """A moment in answer to a query. `score` orders the moments of one query; higher is better."""
 
     video_id: str
     start: float
@@ -47,7 +46,7 @@ class Moment:
 
 @dataclass(frozen=True)
 class Quarantined:
-    """A video that could not be embedded, and why."""
+    """A video that could not be embedded: `error` is the reason, `stage` where it failed."""
 
     video_id: str
     uri: str
@@ -58,7 +57,7 @@ class Quarantined:
 
 @dataclass(frozen=True)
 class Partial:
-    """A damaged video of which the readable frames are embedded, and what is wrong with it."""
+    """A damaged video whose readable frames are embedded; `damage` says what is wrong with it."""
 
     video_id: str
     damage: str
@@ -66,9 +65,9 @@ class Partial:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far an embed job is; `hours` (of video) and `frames` count this run's work only.
+    """How far an embed job is. `hours` (of video) and `frames` count this run's work only.
 
-    `seconds` have passed; `seconds_left` is a guess by bytes, None at the start.
+    `seconds` is the time since the start; `seconds_left` is estimated by bytes, None at the start.
     """
 
     videos: int
@@ -86,7 +85,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Summary:
-    """What an embed job did; `hours` (of video), `frames` and rates count this run's work only."""
+    """What an embed job did. `hours` (of video), `frames` and the rates count this run's work only."""
 
     videos: int
     embedded: int
@@ -102,7 +101,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class StoreSpec:
-    """What every feature in a store has in common."""
+    """What all features in a store have in common; `sampling` says which frames they are of."""
 
     encoder: str
     dim: int
@@ -110,11 +109,36 @@ class StoreSpec:
     format: int = STORE_FORMAT
 
 
+@dataclass(frozen=True)
+class Chunk:
+    """Consecutive sampled frames of one video: which ones, and the time they cover.
+
+    Times count from the file's beginning. A video stream may begin later (than the sound, say): the first
+    edge of the first chunk is the first frame's timestamp.
+
+    Attributes:
+        index: 0, 1, 2 ... within the video.
+        last: no chunk follows.
+        duration: seconds from the first frame's start to the last one's end, of the whole video.
+        times: float64 [n], presentation timestamps of the frames.
+        edges: float64 [n + 1], frame i stands for `[edges[i], edges[i + 1])`.
+        damage: what is known to be damaged or missing in the file, in words, or empty; a video is partial
+            if any of its chunks is damaged.
+    """
+
+    index: int
+    last: bool
+    duration: float
+    times: np.ndarray
+    edges: np.ndarray
+    damage: str
+
+
 @dataclass
 class VideoFeatures:
     """One video: T sampled frames and their features.
 
-    `times` [T] and `edges` [T+1] are seconds; `features` [T, dim] float16.
+    `times` [T] and `edges` [T + 1] are seconds, see `Chunk`; `features` is float16 [T, dim].
     """
 
     video_id: str
@@ -124,26 +148,3 @@ class VideoFeatures:
     edges: np.ndarray
     features: np.ndarray
     partial: bool = False
-
-
-def feature_schema(dim: int, metadata: dict[str, str] | None = None) -> pa.Schema:
-    """The feature store: one row a chunk of one video; the video is complete with its `last` chunk.
-
-    `times` are the timestamps of the sampled frames; `edges` (one more than times) bound the time
-    each frame stands for: frame i covers `[edges[i], edges[i+1])`. `features` is frames x dim, flat.
-    """
-    return pa.schema(
-        [
-            pa.field("video_id", pa.string(), nullable=False),
-            pa.field("chunk", pa.int32(), nullable=False),
-            pa.field("last", pa.bool_(), nullable=False),
-            pa.field("uri", pa.string(), nullable=False),
-            pa.field("fingerprint", pa.string(), nullable=False),
-            pa.field("duration", pa.float64(), nullable=False),
-            pa.field("partial", pa.bool_(), nullable=False),
-            pa.field("times", pa.list_(pa.float64()), nullable=False),
-            pa.field("edges", pa.list_(pa.float64()), nullable=False),
-            pa.field("features", pa.list_(pa.list_(pa.float16(), dim)), nullable=False),
-        ],
-        metadata=metadata,
-    )

@@ -1,7 +1,7 @@
-"""Files by path or URI: the only place that finds, reads and writes them.
+"""Files by path or URI: every stage finds, reads and writes them through this module.
 
-A file written here is never half-written: the data goes to a temporary name next to it, which is renamed at
-the end. A process that is killed at any moment leaves the old file or the new one.
+No file is ever half-written: the data goes to a temporary name next to it, which is renamed at the end. A
+process that is killed at any moment leaves the old file or the new one.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def redact_credentials(text: str) -> str:
 
 
 def exists(path: str | Path) -> bool:
-    """Whether there is a file at `path`."""
+    """Whether `path` is an existing file."""
     filesys, inner = filesystem(path)
     return bool(filesys.get_file_info(inner).type == fs.FileType.File)
 
@@ -77,10 +77,10 @@ def read_bytes(path: str | Path) -> bytes:
 
 
 def read_json(path: str | Path, fix: str) -> Any:
-    """The value in a JSON file; `fix` ends the sentence about a damaged one.
+    """The value in a JSON file; `fix` is the end of the error's sentence: what to do about a damaged file.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: it does not exist.
         VmrError: the file is empty, damaged or cannot be read.
     """
     try:
@@ -104,16 +104,27 @@ def write_json(path: str | Path, value: Any) -> None:
 
 @contextmanager
 def replacing(filesys: fs.FileSystem, path: str) -> Iterator[pa.NativeFile]:
-    """A stream into the file `path` of a filesystem, which appears or changes only when the block ends.
+    """A stream into the file `path` of a filesystem; the file appears or changes when the block ends.
 
-    If the block raises, nothing has happened: the temporary file is deleted.
+    If the block raises, the file is left as it was.
+    """
+    with temporary_name(filesys, path) as temporary:
+        with filesys.open_output_stream(temporary) as stream:
+            yield stream
+        filesys.move(temporary, path)
+
+
+@contextmanager
+def temporary_name(filesys: fs.FileSystem, path: str) -> Iterator[str]:
+    """A free name next to `path`, to write to and then move; missing folders are made.
+
+    If the block raises, the file of that name is deleted. An object store needs this too: closing a stream
+    completes the upload, even when the block that wrote to it has failed.
     """
     filesys.create_dir(str(PurePosixPath(path).parent), recursive=True)
     temporary = f"{path}.{uuid.uuid4().hex}.part"
     try:
-        with filesys.open_output_stream(temporary) as stream:
-            yield stream
-        filesys.move(temporary, path)
+        yield temporary
     except BaseException:
         with suppress(OSError):
             filesys.delete_file(temporary)
@@ -126,9 +137,9 @@ def short_hash(text: str, length: int = 12) -> str:
 
 
 def is_below(uri: str, roots: Iterable[str]) -> bool:
-    """Whether the URI lies below one of `roots`: in whole path segments, with the same host and options.
+    """Whether the URI lies below one of `roots`: by whole path segments, with the same host and options.
 
-    Dots are looked for after decoding the path twice, because some object stores decode it once more.
+    The path is decoded twice before it is searched for "..", because some object stores decode it again.
     """
     parts = urlsplit(uri)
     if parts.fragment or ".." in unquote(unquote(parts.path)).split("/"):

@@ -1,4 +1,4 @@
-"""Killed in the middle with SIGKILL, run again: nothing lost, nothing doubled."""
+"""Killed in the middle with SIGKILL and run again: nothing is lost or done twice."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_embed_goes_on_after_a_kill(features: Path, world, tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("config", "stages"),
-    [(EmbedConfig(), ["_All"]), (EmbedConfig(encode_workers=1), ["_Decode", "_Encode", "_Write"])],
+    [(EmbedConfig(), ["DecodeEncodeWrite"]), (EmbedConfig(encode_workers=1), ["Decode", "Encode", "Write"])],
 )
 def test_a_killed_worker_costs_nothing(cluster, features, world, tmp_path: Path, config, stages):
     """A worker of each stage dies at work; the job goes on by itself."""
@@ -79,8 +79,8 @@ def test_a_killed_worker_costs_nothing(cluster, features, world, tmp_path: Path,
                 with contextlib.suppress(OSError):
                     title = Path(f"/proc/{pid}/cmdline").read_text().split("\0")[0]
                     for name in [name for name in left if f"({name})" in title]:
-                        # Decoding has begun once the worker has its decoder, the rest once a file is there.
-                        if descendants(pid) if name == "_Decode" else list(tmp_path.rglob("*.parquet")):
+                        # A decoder process shows that decoding has begun, a file that the later stages have.
+                        if descendants(pid) if name == "Decode" else list(tmp_path.rglob("*.parquet")):
                             os.kill(pid, signal.SIGKILL)
                             left.remove(name)
 
@@ -128,8 +128,8 @@ def test_training_resumes_after_a_kill(features: Path, world, tmp_path: Path):
     assert done.returncode == 0, done.stderr
     history = json.loads((run / "history.json").read_text())
     assert [row["epoch"] for row in history] == list(range(1, 7))
-    # The rows carry the killed run's times: those epochs were not trained again, but for one at most,
-    # whose checkpoint was still being stored.
+    # The rows have the killed run's times, so those epochs were not trained again. The last one may be:
+    # its checkpoint was still being stored.
     assert history[: len(before) - 1] == before[:-1]
     network, info = load_network(run / "last")
     assert info.epoch == 6

@@ -112,7 +112,7 @@ def digests(store: str | Path) -> dict[str, str]:
     }
 
 
-def embeds(node: Node, stage: str = "_All") -> bool:
+def embeds(node: Node, stage: str = "DecodeEncodeWrite") -> bool:
     """Whether a worker on this node has its decoder, which is a process below it."""
     return any(f"({stage})" in title and descendants(pid) for pid, title in titles(node.pid).items())
 
@@ -174,11 +174,11 @@ def test_encoders_go_to_the_nodes_with_gpus_and_a_lost_decoder_changes_nothing(
             assert time.monotonic() < deadline
             time.sleep(0.02)
 
-    wait_for(lambda: all(embeds(node, "_Decode") for node in nodes.workers))
+    wait_for(lambda: all(embeds(node, "Decode") for node in nodes.workers))
     assert not results("by-gpu/chunks/*/*.parquet"), "encoded without a GPU"
     accelerated = nodes.join(gpus=1)
     wait_for(lambda: len(results("by-gpu/chunks/*/*.parquet")) >= 2)
-    encoders = [node for node in nodes.workers if any("(_Encode)" in t for t in titles(node.pid).values())]
+    encoders = [node for node in nodes.workers if any("(Encode)" in t for t in titles(node.pid).values())]
     lost = next(node for node in nodes.workers if node is not accelerated)
     nodes.lose(lost)
     there = len(results("by-gpu/chunks/*/*.parquet"))

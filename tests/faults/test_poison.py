@@ -1,4 +1,4 @@
-"""200 bad files beside 20 good ones: the job ends by itself, knows of all, and calls nobody."""
+"""200 bad files and 20 good ones: the job ends by itself, reports all of them, and opens no connection."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CRASH, HANG = "bad/crash.mp4", "bad/hang.mp4"
 
 @dataclass
 class Watch:
-    """What was seen of decoders: which ones had a file of `signals` open, and every socket."""
+    """What was seen of decoders: which of them had a file of `signals` open, and all their sockets."""
 
     signals: dict[str, signal.Signals]
     hit: dict[str, set[int]] = field(default_factory=dict)
@@ -50,7 +50,7 @@ class Watch:
 
 @dataclass(frozen=True)
 class Job:
-    """A finished embed of all files, and one of the good files alone, before the others were there."""
+    """A finished embed of all files, and an earlier one of only the good files."""
 
     videos: Path
     out: Path
@@ -65,7 +65,7 @@ class Job:
 def decoders() -> Iterator[int]:
     for cmdline in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
-            if b"\0vmr_ray.decode.child\0" in cmdline.read_bytes():
+            if b"\0vmr_ray.video.decode.child\0" in cmdline.read_bytes():
                 yield int(cmdline.parent.name)
 
 
@@ -131,7 +131,7 @@ def deadline(seconds: int) -> Iterator[None]:
 
 
 def write_bad(folder: Path, good: list[Path], room: Path, url: str) -> dict[str, Poison]:
-    """video_id -> the file. The last two are sound, but their decoder will meet with an accident."""
+    """video_id -> the file. The last two files are good, but their decoders are killed or stopped."""
     folder.mkdir()
     long = write_video(room / "long.mp4", seconds=100, fps=100, gop=250, options={"preset": "ultrafast"})
     accidents = {
@@ -178,7 +178,7 @@ def check_account(job: Job, summary: Summary) -> None:
     assert len(failed) == len(set(failed))
     assert embedded.isdisjoint(failed)
     assert embedded.union(failed) == job.good | job.bad.keys()
-    assert store.quarantined() == sorted(summary.quarantined, key=lambda row: row.video_id)
+    assert store.quarantine.rows() == sorted(summary.quarantined, key=lambda row: row.video_id)
 
 
 def test_all_are_accounted_for(job: Job) -> None:
@@ -217,12 +217,12 @@ def test_a_crash_and_a_hang_cost_one_video_each(job: Job) -> None:
 
 
 def test_good_videos_are_the_same_to_the_bit(job: Job) -> None:
-    clean, beside = chunk_files(job.clean), chunk_files(job.out)
+    clean, mixed = chunk_files(job.clean), chunk_files(job.out)
     assert len(clean) >= 20
-    assert [name for name, path in clean.items() if path.read_bytes() != beside[name].read_bytes()] == []
+    assert [name for name, path in clean.items() if path.read_bytes() != mixed[name].read_bytes()] == []
 
 
-def test_nobody_is_called(job: Job) -> None:
+def test_no_connection_is_opened(job: Job) -> None:
     assert job.requests == []
     assert len(job.watch.decoders) > 2 * CONFIG.max_attempts
     assert job.watch.sockets == set()
@@ -231,7 +231,7 @@ def test_nobody_is_called(job: Job) -> None:
 # PyAV's FFmpeg has no demuxer for DASH, and SDP only listens.
 @pytest.mark.parametrize(("kind", "demuxer"), [("hls", "hls"), ("master", "hls"), ("concat", "concat")])
 def test_a_player_would_call(tmp_path: Path, kind: str, demuxer: str) -> None:
-    """The same texts, opened without the decoder's precautions."""
+    """The same texts open connections without the decoder's precautions."""
     careless = {"protocol_whitelist": "file,http,tcp,crypto,data", "allowed_extensions": "ALL", "safe": "0"}
     with web_server() as (url, requests):
         path = tmp_path / "a.m3u8"
@@ -245,7 +245,7 @@ def test_a_player_would_call(tmp_path: Path, kind: str, demuxer: str) -> None:
 
 
 def test_again_only_the_bad_are_tried(job: Job) -> None:
-    """Nobody harms the decoder now."""
+    """This time no decoder is killed or stopped."""
     before = {name: path.stat().st_mtime_ns for name, path in chunk_files(job.out).items()}
     finished = {
         Path(path).name for files in FeatureStore.open(str(job.out)).files().values() for path in files

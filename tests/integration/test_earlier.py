@@ -37,7 +37,7 @@ def test_a_feature_store_is_read(earlier: Path, name: str):
         for video in store
     }
     assert found == EXPECTED["features"]
-    assert [row.video_id for row in store.quarantined()] == EXPECTED["quarantined"]
+    assert [row.video_id for row in store.quarantine.rows()] == EXPECTED["quarantined"]
     assert not verify(earlier / name).problems
 
 

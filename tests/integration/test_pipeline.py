@@ -63,7 +63,7 @@ def test_embed_adds_only_what_is_new(cluster, world, tmp_path: Path):
     assert all(row.error and "\n" not in row.error for row in second.quarantined)
     assert (calls[0].videos, calls[0].done, calls[0].seconds_left) == (4, 1, None)
     assert (calls[-1].done, calls[-1].failed, calls[-1].seconds_left) == (2, 2, 0)
-    assert {row.video_id for row in FeatureStore.open(str(out)).quarantined()} == {"bad.mp4", "fake.mkv"}
+    assert {row.video_id for row in FeatureStore.open(str(out)).quarantine.rows()} == {"bad.mp4", "fake.mkv"}
     # A mended file leaves quarantine; a changed one is embedded anew.
     shutil.copy2(world.videos / names[2], videos / "bad.mp4")
     (videos / "fake.mkv").unlink()
@@ -71,7 +71,7 @@ def test_embed_adds_only_what_is_new(cluster, world, tmp_path: Path):
     third = embed([videos], out)
     assert (third.embedded, third.skipped, third.quarantined) == (2, 1, [])
     store = FeatureStore.open(str(out))
-    assert "bad.mp4" not in {row.video_id for row in store.quarantined()}
+    assert "bad.mp4" not in {row.video_id for row in store.quarantine.rows()}
     by_id = {video.video_id: video for video in store}
     np.testing.assert_array_equal(by_id["bad.mp4"].features, by_id[names[0]].features)
 

@@ -59,7 +59,7 @@ def verify(
             )
         for problem in result.problems:
             err.print(
-                f"[bold red]damaged[/] {plain(f'{problem.where} ({problem.what}): {problem.mend}')}",
+                f"[bold red]damaged[/] {plain(f'{problem.where} ({problem.what}): {problem.fix}')}",
                 highlight=False,
                 soft_wrap=True,
             )

@@ -1,4 +1,4 @@
-"""How far an embed job is: for a person, for the summary, and for Prometheus."""
+"""The progress of an embed job: for its caller, for the summary, and for Prometheus."""
 
 from __future__ import annotations
 
@@ -12,43 +12,44 @@ from vmr_ray.schema import Partial, Progress, Quarantined, Summary, Video
 
 
 @dataclass
-class _Open:
+class _Unfinished:
     """A video of which some chunks have been written."""
 
     chunks: set[int] = field(default_factory=set)
     last: int | None = None
     frames: int = 0
     seconds: float = 0.0
-    share: float = 0.0  # of its whole duration
+    share: float = 0.0  # of its duration
 
 
 class Tally:
-    """Counts the rows that come out of the pipeline, in whatever order parts and chunks arrive."""
+    """Counts the rows that come out of the pipeline; parts and chunks may arrive in any order."""
 
-    def __init__(self, videos: int, todo: list[Video], report: Callable[[Progress], None] | None):
+    def __init__(self, videos: int, todo: list[Video], progress: Callable[[Progress], None] | None):
+        """`videos` counts those that are finished already, too; `progress` is called after each row."""
         self.failed: dict[str, Quarantined] = {}
         self._damage: dict[str, str] = {}
-        self._open: dict[str, _Open] = {}
-        self._videos, self._report = videos, report
+        self._unfinished: dict[str, _Unfinished] = {}
+        self._videos, self._progress = videos, progress
         self._done, self._frames, self._seconds = videos - len(todo), 0, 0.0
-        # Bytes tell best how much work is left.
+        # The bytes are the best estimate of how much work is left.
         self._weights = {video.video_id: max(1, video.size) for video in todo}
         self._work, self._worked = sum(self._weights.values()), 0.0
         self._began = time.monotonic()
-        self._tell()
+        self._publish()
 
     def add(self, row: dict[str, Any]) -> None:
         """Count one written chunk or one failed video."""
         name = row["video_id"]
         if row["error"] is not None:
-            self.forget(name)
+            self.take_back(name)
             self._worked += self._weights[name] * (name not in self.failed)
             self.failed[name] = Quarantined(name, row["uri"], row["stage"], row["error"], row["attempts"])
             _metrics().videos.inc(1, {"outcome": "quarantined"})
         elif name not in self.failed:
-            video = self._open.setdefault(name, _Open())
+            video = self._unfinished.setdefault(name, _Unfinished())
             share = row["seconds"] / row["duration"]
-            video.chunks.add(row["index"])
+            video.chunks.add(row["chunk"])
             video.frames += row["frames"]
             video.seconds += row["seconds"]
             video.share += share
@@ -58,18 +59,18 @@ class Tally:
             if row["damage"]:
                 self._damage.setdefault(name, row["damage"])
             if row["last"]:
-                video.last = row["index"]
+                video.last = row["chunk"]
             if video.last is not None and len(video.chunks) == video.last + 1:
-                del self._open[name]
+                del self._unfinished[name]
                 self._done += 1
                 _metrics().videos.inc(1, {"outcome": "embedded"})
             _metrics().frames.inc(row["frames"])
             _metrics().seconds.inc(row["seconds"])
-        self._tell()
+        self._publish()
 
-    def forget(self, video_id: str) -> None:
-        """Take back what was counted of an unfinished video."""
-        if video := self._open.pop(video_id, None):
+    def take_back(self, video_id: str) -> None:
+        """Subtract what was counted of an unfinished video."""
+        if video := self._unfinished.pop(video_id, None):
             self._frames -= video.frames
             self._seconds -= video.seconds
             self._worked -= self._weights[video_id] * video.share
@@ -90,11 +91,11 @@ class Tally:
             hours_per_hour=self._seconds / elapsed,
         )
 
-    def _tell(self) -> None:
+    def _publish(self) -> None:
         elapsed = time.monotonic() - self._began
         left = elapsed * (self._work / self._worked - 1) if self._worked > 0 else None
-        if self._report:
-            self._report(
+        if self._progress:
+            self._progress(
                 Progress(
                     videos=self._videos,
                     done=self._done,
@@ -111,7 +112,7 @@ class Tally:
 
 
 class _Metrics:
-    """What Ray's own Prometheus endpoint of every node shows, with the prefix `ray_`."""
+    """Metrics on Ray's Prometheus endpoint of every node, where their names start with `ray_`."""
 
     def __init__(self) -> None:
         from ray.util.metrics import Counter, Gauge
@@ -127,5 +128,5 @@ class _Metrics:
 
 @cache
 def _metrics() -> _Metrics:
-    """Made with the first row: by then Ray runs."""
+    """Made with the first row, because Ray must be running."""
     return _Metrics()

@@ -1,73 +1,46 @@
 """Frozen frame and text encoders, by name.
 
-    efficientnet-lite0   frames    1280-d ImageNet features; its weights come with the installation
-    minilm               texts     384-d token states of all-MiniLM-L6-v2; likewise
+    efficientnet-lite0   frames    1280-d ImageNet features; the weights are installed with the package
+    minilm               texts     384-d token states of all-MiniLM-L6-v2; the weights are installed, too
     hf:<name or path>    both      a CLIP- or SigLIP-style dual encoder, loaded by transformers
-    imported:<name>      frames    features that were computed elsewhere: they can be read, not made
-    sentence:hf:<name>   texts     one vector a text, in the space of the dual encoder's frames
+    imported:<name>      frames    features that were computed elsewhere: they can only be read
+    sentence:hf:<name>   texts     one vector per text, in the space of the dual encoder's frames
     imported:<path>      texts     token states that were computed elsewhere, looked up by the query
 
-Importing this package is light: torch and transformers are loaded by the encoder that needs them.
+Importing this package is fast: each encoder loads torch or transformers when it is made.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol
 
-import numpy as np
-
+from vmr_ray.encoders.names import HF, IMPORTED, LITE0, MINILM, SENTENCE
+from vmr_ray.encoders.protocols import DualEncoder, FrameEncoder, TextEncoder
 from vmr_ray.errors import VmrError
 
-LITE0 = "efficientnet-lite0"
-MINILM = "minilm"
-HF = "hf:"
-SENTENCE = "sentence:"
-IMPORTED = "imported:"
-
-
-class FrameEncoder(Protocol):
-    """Square RGB frames, uint8 `[n, size, size, 3]` -> features, float32 `[n, dim]`."""
-
-    name: str
-    dim: int
-    size: int
-
-    def __call__(self, frames: np.ndarray) -> np.ndarray: ...
-
-
-class TextEncoder(Protocol):
-    """Texts -> the states of each one's tokens, float32 `[tokens, dim]`.
-
-    The model's own start and end tokens are kept, padding is not; a longer text is cut to `max_tokens`.
-    """
-
-    name: str
-    dim: int
-    max_tokens: int
-
-    def __call__(self, texts: list[str]) -> list[np.ndarray]: ...
-
-
-class DualEncoder(FrameEncoder, Protocol):
-    """A frame encoder with a text tower that meets it in one space.
-
-    It was trained on logits of `scale * cosine + bias`.
-    """
-
-    scale: float
-    bias: float
-
-    def sentence(self, texts: list[str]) -> np.ndarray:
-        """Unit vectors in the frames' space, float32 `[n, dim]`."""
-        ...
+__all__ = [
+    "HF",
+    "IMPORTED",
+    "LITE0",
+    "MINILM",
+    "SENTENCE",
+    "DualEncoder",
+    "FrameEncoder",
+    "TextEncoder",
+    "check_texts",
+    "default_text_encoder",
+    "dual_encoder",
+    "frame_encoder",
+    "frame_spec",
+    "text_encoder",
+]
 
 
 def frame_encoder(name: str, device: str = "cpu", threads: int | None = None) -> FrameEncoder:
     """The frame encoder called `name`; for `hf:` names it is a DualEncoder.
 
-    `threads` bounds the CPU threads of one call; None leaves it to the runtime (all cores). For `hf:`
-    it is torch's own setting, the whole process's.
+    `threads` limits the CPU threads of one call; None leaves it to the runtime (all cores). For `hf:`
+    names it sets torch's limit, which holds for the whole process.
 
     Raises:
         VmrError: the name is unknown, or its weights cannot be loaded.
@@ -78,7 +51,7 @@ def frame_encoder(name: str, device: str = "cpu", threads: int | None = None) ->
         return EfficientNetLite0Encoder(device, threads)
     if name.startswith(HF):
         return dual_encoder(name, device, threads)
-    _not_imported(name)
+    _refuse_imported(name)
     raise _unknown("frame", name, LITE0)
 
 
@@ -111,9 +84,12 @@ def text_encoder(name: str, device: str = "cpu", threads: int | None = None) -> 
 
 
 def check_texts(name: str, texts: Iterable[str]) -> None:
-    """Raises VmrError if the text encoder `name` is one of imported states and lacks those of a text.
+    """Check that the text encoder `name` can encode `texts`; only imported token states can lack one.
 
-    A mistake that is told here need not be found by a worker.
+    Call it in the driver: the mistake is then reported before any worker starts.
+
+    Raises:
+        VmrError: the token states of a text were not imported.
     """
     if name.startswith(IMPORTED):
         from vmr_ray.encoders.imported import ImportedText
@@ -135,7 +111,7 @@ def frame_spec(name: str) -> tuple[int, int]:
         from vmr_ray.encoders.hf import spec
 
         return spec(name)
-    _not_imported(name)
+    _refuse_imported(name)
     raise _unknown("frame", name, LITE0)
 
 
@@ -144,7 +120,8 @@ def default_text_encoder(frame_encoder_name: str) -> str:
     return frame_encoder_name if frame_encoder_name.startswith(HF) else MINILM
 
 
-def _not_imported(name: str) -> None:
+def _refuse_imported(name: str) -> None:
+    """Raises VmrError for features that cannot be computed here."""
     if name.startswith(IMPORTED):
         raise VmrError(
             f"the features {name} were computed elsewhere, so no video can be embedded with them: import its "

@@ -1,4 +1,4 @@
-"""The encoders whose weights come with the installation, as packages: no download at run time."""
+"""The encoders whose weights are installed with the package: nothing is downloaded at run time."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vmr_ray.encoders.inference import equal_lengths, runner
+from vmr_ray.encoders.names import LITE0, MINILM
 
 if TYPE_CHECKING:
     from torch import nn
@@ -16,10 +17,10 @@ if TYPE_CHECKING:
 class EfficientNetLite0Encoder:
     """EfficientNet-Lite0, ImageNet: globally average-pooled features.
 
-    On the CPU a frame's features are the same to the last bit whatever batch it is in.
+    On the CPU a frame's features are bit for bit the same in every batch.
     """
 
-    name = "efficientnet-lite0"
+    name = LITE0
     dim = 1280
     size = 224
 
@@ -40,7 +41,7 @@ class EfficientNetLite0Encoder:
         code = Path(__file__).with_name("efficientnet_lite.py")
         example = np.zeros((2, self.size, self.size, 3), np.uint8)
         self._run = runner(self.name, build, [weights, code], example, {0: "frames"}, device, threads)
-        # On the CPU small batches are the faster ones: their activations stay in the cache.
+        # On the CPU small batches are faster, because their activations fit into the cache.
         self._batch = 2 if device == "cpu" else 256
 
     def __call__(self, frames: np.ndarray) -> np.ndarray:
@@ -53,7 +54,7 @@ class EfficientNetLite0Encoder:
 class MiniLMEncoder:
     """all-MiniLM-L6-v2: last hidden states of the word pieces, [CLS] first and [SEP] last."""
 
-    name = "minilm"
+    name = MINILM
     dim = 384
     max_tokens = 64
 

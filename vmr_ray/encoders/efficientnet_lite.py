@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0: the network alone, shaped so that the published PyTorch weights load strictly.
+"""EfficientNet-Lite0: the network, with the parameter names of the published PyTorch weights.
 
 Architecture: Tan & Le 2019, arXiv 1905.11946; the Lite variant of TensorFlow's
 `efficientnet/lite/efficientnet_lite_builder.py` has no squeeze-and-excitation and uses ReLU6.

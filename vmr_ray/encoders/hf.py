@@ -10,17 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vmr_ray.encoders import SENTENCE
 from vmr_ray.encoders.inference import equal_lengths, to_device
+from vmr_ray.encoders.names import HF, SENTENCE
 from vmr_ray.errors import VmrError
 
 T = TypeVar("T")
 
 
 class HfDualEncoder:
-    """Both towers: frames, as the model projects them, and sentences in the same space.
+    """Both towers: projected frames, and sentences in the same space.
 
-    Frames arrive at `size`; mean and standard deviation are those of the model's image processor.
+    Frames must have `size`; they are normalized by the model's image processor's mean and deviation.
     """
 
     def __init__(self, name: str, device: str = "cpu", threads: int | None = None) -> None:
@@ -31,7 +31,7 @@ class HfDualEncoder:
         self._tokenizer = _Tokenizer(name)
         self._model = _model(name, device, threads)
         self.scale = self._model.logit_scale.exp().item()
-        # SigLIP has a bias, CLIP none.
+        # SigLIP has a bias, CLIP has none.
         bias = getattr(self._model, "logit_bias", None)
         self.bias = 0.0 if bias is None else bias.item()
         self.max_tokens = self._tokenizer.max_tokens
@@ -56,7 +56,7 @@ class HfDualEncoder:
 
 
 class HfSentenceEncoder:
-    """`HfDualEncoder.sentence` as a text encoder: one state a text."""
+    """`HfDualEncoder.sentence` as a text encoder: one state per text."""
 
     def __init__(self, name: str, device: str = "cpu", threads: int | None = None) -> None:
         self.name = name
@@ -68,41 +68,41 @@ class HfSentenceEncoder:
 
 
 class HfTextEncoder:
-    """The text tower alone: the last hidden states of a text's tokens."""
+    """Only the text tower: the last hidden states of a text's tokens."""
 
     def __init__(self, name: str, device: str = "cpu", threads: int | None = None) -> None:
         self.name = name
         self._tokenizer = _Tokenizer(name)
-        self._tower = _model(name, device, threads).text_model
-        self.dim: int = self._tower.config.hidden_size
+        self._text_model = _model(name, device, threads).text_model
+        self.dim: int = self._text_model.config.hidden_size
         self.max_tokens = self._tokenizer.max_tokens
 
     def __call__(self, texts: list[str]) -> list[np.ndarray]:
         states: dict[int, np.ndarray] = {}
-        for batch, ids, real in self._tokenizer.batches(texts):
-            with _inference(self._tower.device):
-                hidden = self._tower(input_ids=ids.to(self._tower.device)).last_hidden_state
-            for i, text, kept in zip(batch, _array(hidden), real, strict=True):
-                states[i] = text[kept]
+        for batch, ids, is_token in self._tokenizer.batches(texts):
+            with _inference(self._text_model.device):
+                hidden = self._text_model(input_ids=ids.to(self._text_model.device)).last_hidden_state
+            for i, state, kept in zip(batch, _array(hidden), is_token, strict=True):
+                states[i] = state[kept]
         return [states[i] for i in range(len(texts))]
 
 
 def spec(name: str) -> tuple[int, int]:
-    """(size, dim) of the frames of `hf:<...>`, from its config alone.
+    """(size, dim) of the frames of `hf:<...>`, from its config only.
 
     Raises:
-        VmrError: the config cannot be loaded, or is not that of a dual encoder.
+        VmrError: the config cannot be loaded, or is not a dual encoder's.
     """
     config = _config(name)
-    # CLIP projects both towers into one space; SigLIP's towers meet in their own width.
+    # CLIP projects both towers into one space; SigLIP's towers have the same width and need no projection.
     dim = getattr(config, "projection_dim", None) or config.vision_config.hidden_size
     return config.vision_config.image_size, dim
 
 
 class _Tokenizer:
-    """Batches of token ids of one length, so that no attention mask is needed.
+    """Batches of token ids of equal length, so that no attention mask is needed.
 
-    SigLIP learned from texts padded to the full length, with the padding attended to; so it is here.
+    SigLIP was trained on texts padded to the full length, and attends to the padding; so it does here.
     """
 
     def __init__(self, name: str) -> None:
@@ -114,7 +114,7 @@ class _Tokenizer:
         self._tokenizer = _load(name, AutoTokenizer.from_pretrained)
 
     def batches(self, texts: list[str], size: int = 32) -> Iterator[tuple[list[int], Tensor, np.ndarray]]:
-        """(positions in `texts`, ids [n, tokens], which of them are no padding: bool [n, tokens])."""
+        """(positions in `texts`, ids [n, tokens], True where an id is not padding [n, tokens])."""
         if not texts:
             return
         tokens = self._tokenizer(
@@ -124,9 +124,9 @@ class _Tokenizer:
             max_length=self.max_tokens,
             return_attention_mask=True,
         )
-        ids, real = tokens["input_ids"], tokens["attention_mask"]
+        ids, masks = tokens["input_ids"], tokens["attention_mask"]
         for batch in equal_lengths(ids, size):
-            yield batch, torch.tensor([ids[i] for i in batch]), np.array([real[i] for i in batch], bool)
+            yield batch, torch.tensor([ids[i] for i in batch]), np.array([masks[i] for i in batch], bool)
 
 
 def _config(name: str) -> Any:
@@ -145,7 +145,7 @@ def _model(name: str, device: str, threads: int | None) -> Any:
 
     if threads and device == "cpu":
         torch.set_num_threads(threads)
-    # Checkpoints may be stored in half precision, which a CPU computes slowly and badly.
+    # Checkpoints may be stored in half precision, which is slow and inaccurate on a CPU.
     return to_device(_load(name, AutoModel.from_pretrained).float().eval(), device)
 
 
@@ -154,7 +154,7 @@ def _load(name: str, loader: Callable[[str], T]) -> T:
 
     logging.disable_progress_bar()
     try:
-        return loader(name.removeprefix("hf:"))
+        return loader(name.removeprefix(HF))
     except (OSError, ValueError, ImportError) as error:
         reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise VmrError(
@@ -171,7 +171,7 @@ def _inference(device: torch.device) -> Iterator[None]:
 
 
 def _pooled(features: Any) -> Tensor:
-    """transformers 5 returns an output object, earlier ones the tensor."""
+    """The tensor: transformers 5 returns an output object, earlier versions the tensor itself."""
     return getattr(features, "pooler_output", features)
 
 

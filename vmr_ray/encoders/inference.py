@@ -1,6 +1,6 @@
 """Runs a frozen torch module: ONNX Runtime on the CPU, torch in half precision on a GPU.
 
-The module is exported once into a cache; a process that finds it there never imports torch.
+The module is exported to a cache once; a process that finds the export there never imports torch.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from vmr_ray.errors import VmrError
 if TYPE_CHECKING:
     from torch import nn
 
-Run = Callable[[np.ndarray], np.ndarray]
+Runner = Callable[[np.ndarray], np.ndarray]
 
 
 def cache_dir() -> Path:
@@ -40,11 +40,11 @@ def runner(
     dynamic: dict[int, str],
     device: str,
     threads: int | None,
-) -> Run:
-    """A function of one array that runs `build()`, a module from one tensor to one float tensor.
+) -> Runner:
+    """A function of one array that runs `build()`, a module that maps one tensor to one float tensor.
 
     The export is traced with `example`, whose `dynamic` axes may have any length later. Its file name
-    carries a digest of the files it is `made_of` (weights and code), so a change of either makes a new one.
+    contains a digest of the files it is `made_of` (weights and code): if one changes, it is exported again.
 
     Raises:
         VmrError: the cache cannot be written.
@@ -63,8 +63,8 @@ def runner(
     return _onnx_runner(path, threads)
 
 
-def torch_runner(module: nn.Module, device: str) -> Run:
-    """Runs `module` by torch, in half precision where torch holds it to be safe."""
+def torch_runner(module: nn.Module, device: str) -> Runner:
+    """Runs `module` with torch, in half precision for the operations that torch considers safe."""
     import torch
 
     module = to_device(module.eval(), device)
@@ -78,49 +78,49 @@ def torch_runner(module: nn.Module, device: str) -> Run:
 
 
 def to_device(module: Any, device: str) -> Any:
-    """`module` there.
+    """`module`, moved to `device`.
 
     Raises:
-        VmrError: this machine's torch has no such device.
+        VmrError: torch has no such device on this machine.
     """
     try:
         return module.to(device)
     except (AssertionError, RuntimeError) as error:
-        why = str(error).partition("\n")[0]
+        reason = str(error).partition("\n")[0]
         raise VmrError(
-            f"torch cannot use the device {device!r} on {socket.gethostname()} ({why}); "
-            "install a build of torch for it there, or name another one (embed.device, embed.num_gpus=0)"
+            f"torch cannot use the device {device!r} on {socket.gethostname()} ({reason}); "
+            "install a build of torch for it, or choose another device (embed.device, embed.num_gpus=0)"
         ) from None
 
 
 def equal_lengths(items: Sequence[Sequence[Any]], size: int) -> Iterator[list[int]]:
-    """Positions of `items` in batches of at most `size`, each of items of one length: nothing to pad."""
+    """Positions of `items` in batches of at most `size`; the items of a batch have equal lengths."""
     order = sorted(range(len(items)), key=lambda i: len(items[i]))
     for _, group in groupby(order, key=lambda i: len(items[i])):
         same = list(group)
         yield from (same[i : i + size] for i in range(0, len(same), size))
 
 
-def _onnx_runner(path: Path, threads: int | None) -> Run:
+def _onnx_runner(path: Path, threads: int | None) -> Runner:
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or 0
-    # Waiting threads sleep: several workers share the cores.
+    # Idle threads must sleep, because several workers share the cores.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     return lambda x: session.run(None, {"x": x})[0]
 
 
 def _export(module: nn.Module, example: np.ndarray, dynamic: dict[int, str], path: Path) -> None:
-    """Write to a name of our own, then rename: processes that export at the same time do no harm."""
+    """Write to a unique name, then rename, because several processes may export at the same time."""
     import torch
 
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.stem}-{uuid4().hex}.tmp")
     try:
         with warnings.catch_warnings(), torch.inference_mode():
-            # The TorchScript exporter warns of its age; its successor would need one more package.
+            # The TorchScript exporter warns that it is deprecated; its successor needs another package.
             warnings.simplefilter("ignore")
             torch.onnx.export(
                 module.eval(),

@@ -3,13 +3,13 @@
 from vmr_ray.features.chunks import DamagedError
 from vmr_ray.features.packs import Compaction, compact
 from vmr_ray.features.store import FeatureStore
-from vmr_ray.features.verification import Problem, Verification, verify
+from vmr_ray.features.verification import StoreProblem, Verification, verify
 
 __all__ = [
     "Compaction",
     "DamagedError",
     "FeatureStore",
-    "Problem",
+    "StoreProblem",
     "Verification",
     "compact",
     "verify",

@@ -1,7 +1,7 @@
 """Many small files -> few big ones: the chunks of finished videos move into packs.
 
-Killed at any moment, the store reads as before: a pack counts once its JSON is there, and what it replaces
-is deleted after that. What a kill leaves behind the next call deletes.
+If it is killed at any moment, the store reads as before: a pack counts once its JSON exists, and the files
+it replaces are deleted after that. The next call deletes what a kill left behind.
 """
 
 from __future__ import annotations
@@ -14,16 +14,18 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from vmr_ray.features.chunks import PARQUET, Pack, Place, Version, as_place, chunk_schema
+from vmr_ray.features.catalogue import Pack, VideoVersion
+from vmr_ray.features.chunk_files import PARQUET
+from vmr_ray.features.chunks import StoredChunk, chunk_schema, loose_chunk
 from vmr_ray.features.store import FeatureStore
 from vmr_ray.storage import TEMPORARY, short_hash
 
-_OLD = 3600  # s; a younger temporary file may still be written
+_OLD = 3600  # seconds; a younger temporary file may still be written
 
 
 @dataclass(frozen=True)
 class Compaction:
-    """What `compact` did: how many files the store had and has, and the videos and bytes it packed."""
+    """What `compact` did: the number of files before and after, and the videos and bytes it packed."""
 
     files_before: int
     files_after: int
@@ -36,79 +38,89 @@ def compact(
 ) -> Compaction:
     """Pack the chunks of all finished videos into files of about `target_mb` MB; the rest stays as it is.
 
-    Packs that are small, or more than half deleted, are packed anew. `vmr embed` may run meanwhile, but
-    nothing that reads features, and no second `compact`.
+    Packs that are small, or more than half deleted, are packed again. `vmr embed` may run at the same time,
+    but nothing that reads features, and no second `compact`.
 
     Args:
-        progress: called with the chunks packed and the chunks to pack.
+        progress: called with the number of chunks packed and the number of chunks to pack.
 
     Raises:
         VmrError: there is no store, or a chunk in it is damaged.
     """
     store = FeatureStore.open(str(root))
     target = target_mb * 2**20
-    before = len(store.infos(""))
-    packs = store.packs()
+    files_before = len(store.folder.list())
+    packs = store.catalogue.packs()
     newest = store.newest()
-    settled = _settled(packs, newest.values(), target)
-    moving = {name: version for name, version in newest.items() if version.places[0].file not in settled}
-    total = sum(len(version.places) for version in moving.values())
-    same = {tuple(place and place.name for place in pack.places): pack.path for pack in packs}
-    kept = set(settled)
+    kept = _settled(packs, newest.values(), target)
+    moving = {name: version for name, version in newest.items() if version.chunks[0].file not in kept}
+    total = sum(len(version.chunks) for version in moving.values())
+    pack_of = {tuple(chunk and chunk.name for chunk in pack.chunks): pack.path for pack in packs}
     number = 1 + max((pack.number for pack in packs), default=0)
-    packed: list[Place] = []
+    packed: list[StoredChunk] = []
+
+    def count(chunk: StoredChunk) -> None:
+        packed.append(chunk)
+        if progress:
+            progress(len(packed), total)
+
     for group in _groups(moving, target):
-        names = tuple(place.name for place in group)
-        path = same.get(names) or f"{store.path}/packs/{number:05d}-{short_hash(' '.join(names), 16)}.parquet"
+        names = tuple(chunk.name for chunk in group)
+        if (path := pack_of.get(names)) is None:
+            path = f"{store.folder.path}/packs/{number:05d}-{short_hash(' '.join(names), 16)}.parquet"
+            _write_pack(store, Pack(path, number, tuple(group)), group, count)
         kept.add(path)
-        if names not in same:
-            with (
-                store.writing(path) as stream,
-                pq.ParquetWriter(stream, chunk_schema(store.spec.dim), **PARQUET) as writer,
-            ):
-                for place in group:
-                    writer.write_table(store.load(place.address))
-                    packed.append(place)
-                    if progress:
-                        progress(len(packed), total)
-            store.write_pack(Pack(path, number, tuple(group)))
-        for place in group:
-            if not place.packed:
-                store.unlink(place.address)
+        for chunk in group:
+            if not chunk.packed:
+                store.folder.delete(chunk.address)
     for pack in packs:
         if pack.path not in kept:
-            store.unlink(pack.listing)  # first: without it there is no pack
-            store.unlink(pack.path)
-    for path in leftovers(store, store.packs()):
-        store.unlink(path)
+            store.folder.delete(pack.listing)  # first, because without its JSON there is no pack
+            store.folder.delete(pack.path)
+    for path in leftovers(store, store.catalogue.packs()):
+        store.folder.delete(path)
     return Compaction(
-        files_before=before,
-        files_after=len(store.infos("")),
-        videos=len({place.video_id for place in packed}),
-        bytes=sum(place.size for place in packed),
+        files_before=files_before,
+        files_after=len(store.folder.list()),
+        videos=len({chunk.video_id for chunk in packed}),
+        bytes=sum(chunk.size for chunk in packed),
     )
 
 
-def _settled(packs: list[Pack], newest: Iterable[Version], target: float) -> set[str]:
-    """The paths of the packs that are big enough and of which at least half is still in use."""
+def _write_pack(
+    store: FeatureStore, pack: Pack, chunks: Iterable[StoredChunk], written: Callable[[StoredChunk], None]
+) -> None:
+    """Write a pack's Parquet file, then its JSON; `written` is called with each chunk in the file."""
+    with (
+        store.folder.writing(pack.path) as stream,
+        pq.ParquetWriter(stream, chunk_schema(store.spec.dim), **PARQUET) as writer,
+    ):
+        for chunk in chunks:
+            writer.write_table(store.chunks.read(chunk.address))
+            written(chunk)
+    store.catalogue.write_pack(pack)
+
+
+def _settled(packs: list[Pack], newest: Iterable[VideoVersion], target: float) -> set[str]:
+    """The paths of the packs that are big enough and at least half of whose chunks are still in use."""
     used: dict[str, list[int]] = defaultdict(list)
     for version in newest:
-        for place in version.places:
-            used[place.file].append(place.size)
+        for chunk in version.chunks:
+            used[chunk.file].append(chunk.size)
     return {
         pack.path
         for pack in packs
-        if sum(used[pack.path]) >= target / 2 and 2 * len(used[pack.path]) >= len(pack.places)
+        if sum(used[pack.path]) >= target / 2 and 2 * len(used[pack.path]) >= len(pack.chunks)
     }
 
 
-def _groups(videos: dict[str, Version], target: float) -> Iterator[list[Place]]:
-    """The chunks of each pack; a video is never divided, and neighbours are read together."""
-    group: list[Place] = []
+def _groups(videos: dict[str, VideoVersion], target: float) -> Iterator[list[StoredChunk]]:
+    """The chunks of each pack. A video's chunks stay together, in order, because they are read together."""
+    group: list[StoredChunk] = []
     size = 0
     for video_id, version in videos.items():
-        group += [replace(place, video_id=video_id) for place in version.places]
-        size += sum(place.size for place in version.places)
+        group += [replace(chunk, video_id=video_id) for chunk in version.chunks]
+        size += sum(chunk.size for chunk in version.chunks)
         if size >= target:
             yield group
             group, size = [], 0
@@ -117,22 +129,22 @@ def _groups(videos: dict[str, Version], target: float) -> Iterator[list[Place]]:
 
 
 def leftovers(store: FeatureStore, packs: Iterable[Pack]) -> list[str]:
-    """Files that nobody needs, in the order to delete them; `packs` are the store's.
+    """Files that are not needed, in the order to delete them; `packs` are all packs of the store.
 
-    Temporary files of interrupted writes, packs that newer ones replace or that never got their JSON, and
-    the own files of packed chunks.
+    These are temporary files of interrupted writes, packs that newer ones replace or whose JSON was never
+    written, and the own files of packed chunks.
     """
-    infos = {info.path: info for info in store.infos("")}
+    infos = {info.path: info for info in store.folder.list()}
     before = time.time_ns() - _OLD * 10**9
-    found = [path for path, i in infos.items() if TEMPORARY.search(path) and (i.mtime_ns or 0) < before]
+    unneeded = [path for path, i in infos.items() if TEMPORARY.search(path) and (i.mtime_ns or 0) < before]
     packed: set[str] = set()
     for pack in sorted(packs, key=lambda pack: -pack.number):
         if not pack.names - packed:
-            found += [path for path in (pack.listing, pack.path) if path in infos]
+            unneeded += [path for path in (pack.listing, pack.path) if path in infos]
         packed |= pack.names
     for path, info in infos.items():
-        place, stem = as_place(info), path.removesuffix(".parquet")
-        orphan = path != stem and path.startswith(f"{store.path}/packs/") and f"{stem}.json" not in infos
-        if orphan or (place and place.name in packed):
-            found.append(path)
-    return found
+        chunk, stem = loose_chunk(info), path.removesuffix(".parquet")
+        in_packs = path != stem and path.startswith(f"{store.folder.path}/packs/")
+        if (in_packs and f"{stem}.json" not in infos) or (chunk and chunk.name in packed):
+            unneeded.append(path)
+    return unneeded

@@ -1,4 +1,4 @@
-"""Is a feature store whole? What of it cannot be read, what is unfinished, and what nobody needs."""
+"""Is a feature store whole? Finds what cannot be read, what is unfinished, and what is not needed."""
 
 from __future__ import annotations
 
@@ -9,26 +9,27 @@ from typing import Any
 
 import numpy as np
 
-from vmr_ray.features.chunks import DamagedError, Version, as_place, matrix, mend, values
+from vmr_ray.features.catalogue import Pack, VideoVersion
+from vmr_ray.features.chunks import DamagedError, fix, loose_chunk, matrix, values
 from vmr_ray.features.packs import leftovers
 from vmr_ray.features.store import FeatureStore
 from vmr_ray.storage import TEMPORARY
 
 
 @dataclass(frozen=True)
-class Problem:
-    """What is wrong in a store: at which file (or row group of a pack), what, and what to do about it."""
+class StoreProblem:
+    """What is wrong in a store: in which file (or row group of a pack), what, and how to fix it."""
 
     where: str
     what: str
-    mend: str
+    fix: str
 
 
 @dataclass
 class Verification:
     """What a store holds: finished videos, and all chunks and frames that are whole.
 
-    `unfinished` videos lack chunks, as an interrupted `vmr embed` leaves them; the next one embeds them.
+    `unfinished` videos lack chunks, as after an interrupted `vmr embed`; the next one embeds them.
     `leftovers` are files that do no harm; `compact` deletes them.
     """
 
@@ -36,7 +37,7 @@ class Verification:
     chunks: int = 0
     frames: int = 0
     unfinished: int = 0
-    problems: list[Problem] = field(default_factory=list)
+    problems: list[StoreProblem] = field(default_factory=list)
     leftovers: list[str] = field(default_factory=list)
 
 
@@ -46,36 +47,36 @@ def verify(
     """Read and check every chunk of the store at `root`, one at a time.
 
     Args:
-        repair: delete the versions of videos that have a damaged chunk, so that the next `vmr embed`
-            embeds them anew. Not while something else changes the store.
-        progress: called with the chunks done and the chunks to do.
+        repair: delete the versions of videos that have a damaged chunk, so that the next `vmr embed` embeds
+            them again. Nothing else may change the store meanwhile.
+        progress: called with the number of chunks checked and the number of chunks to check.
 
     Raises:
         VmrError: there is no store.
-        OSError: the storage itself is in trouble.
+        OSError: the storage itself fails.
     """
     store = FeatureStore.open(str(root))
     result = Verification()
 
     def note(error: DamagedError) -> None:
-        what_to_do = "deleted: run `vmr embed` again" if repair else mend(store.root)
-        result.problems.append(Problem(error.where, error.what, what_to_do))
+        what_to_do = "deleted: run `vmr embed` again" if repair else fix(store.root)
+        result.problems.append(StoreProblem(error.where, error.what, what_to_do))
 
-    packs = []
-    for listing in store.listings():
+    packs: list[Pack] = []
+    for listing in store.catalogue.listings():
         try:
-            packs.append(store.pack(listing))
+            packs.append(store.catalogue.read_pack(listing))
         except DamagedError as error:
             note(error)
             if repair:
-                store.unlink(listing)
-    for info in store.infos("chunks"):
-        if not as_place(info) and not TEMPORARY.search(info.path):
+                store.folder.delete(listing)
+    for info in store.folder.list("chunks"):
+        if not loose_chunk(info) and not TEMPORARY.search(info.path):
             text = "its name is not that of a chunk"
-            result.problems.append(Problem(info.path, text, "move it out of the store"))
-    versions = [(video, v) for video, found in store.versions(packs).items() for v in found]
-    versions.sort(key=lambda pair: pair[1].files)  # pack after pack
-    total, done = sum(len(version.places) for _, version in versions), 0
+            result.problems.append(StoreProblem(info.path, text, "move it out of the store"))
+    versions = [(key, v) for key, of_video in store.catalogue.versions(packs).items() for v in of_video]
+    versions.sort(key=lambda pair: pair[1].addresses)  # one pack after the other
+    total, done = sum(len(version.chunks) for _, version in versions), 0
     finished: set[str] = set()
     unfinished: set[str] = set()
     for video, version in versions:
@@ -87,8 +88,8 @@ def verify(
         except DamagedError as error:
             note(error)
             if repair:
-                store.remove([version])
-        done += len(version.places)
+                store.catalogue.remove([version])
+        done += len(version.chunks)
         if progress:
             progress(done, total)
     result.videos, result.unfinished = len(finished), len(unfinished)
@@ -96,23 +97,27 @@ def verify(
     return result
 
 
-def _frames(store: FeatureStore, version: Version) -> Iterator[int]:
-    """How many frames each chunk has, as long as nothing is wrong."""
+def _frames(store: FeatureStore, version: VideoVersion) -> Iterator[int]:
+    """The number of frames of each chunk.
+
+    Raises:
+        DamagedError: a chunk is damaged, or does not fit the one before it.
+    """
     before: dict[str, Any] = {}
-    for place in version.places:
-        table = store.load(place.address)
+    for chunk in version.chunks:
+        table = store.chunks.read(chunk.address)
         row, features = values(table), matrix(table)
-        wrong = _wrong(row, features, before)
-        if place.video_id not in (None, row["video_id"]):
-            wrong = f"the JSON of its pack calls it {place.video_id}"
-        if wrong:
-            raise DamagedError(place.address, wrong, store.root)
+        damage = _damage(row, features, before)
+        if chunk.video_id not in (None, row["video_id"]):
+            damage = f"the JSON of its pack calls it {chunk.video_id}"
+        if damage:
+            raise DamagedError(chunk.address, damage, store.root)
         yield len(features)
         before = row
 
 
-def _wrong(row: dict[str, Any], features: np.ndarray, before: dict[str, Any]) -> str:
-    """What is wrong with a chunk that is as it was written; `before` is the one before it, if any."""
+def _damage(row: dict[str, Any], features: np.ndarray, before: dict[str, Any]) -> str:
+    """What makes no sense in a chunk that is as it was written; `before` is the chunk before it, or empty."""
     times, edges = np.array(row["times"], np.float64), np.array(row["edges"], np.float64)
     if not len(times) == len(edges) - 1 == len(features):
         return f"{len(times)} times, {len(edges)} edges and {len(features)} features do not fit"
@@ -121,7 +126,7 @@ def _wrong(row: dict[str, Any], features: np.ndarray, before: dict[str, Any]) ->
     if not (np.diff(edges) > 0).all():
         return "its edges do not increase"
     if before and row["duration"] != before["duration"]:
-        return "it tells another duration than the chunk before it"
+        return "its duration differs from that of the chunk before it"
     if before and row["chunk"] == before["chunk"] + 1 and row["edges"][0] != before["edges"][-1]:
         return "it does not begin where the chunk before it ends"
     return ""

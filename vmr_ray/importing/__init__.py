@@ -1,1 +1,1 @@
-"""Features and token states that other projects computed -> this project's stores."""
+"""Imports features and token states that other projects computed."""

@@ -1,11 +1,11 @@
-"""Arrays that other projects publish: a folder with a file each, or one HDF5 file, found by name.
+"""Arrays that other projects publish: a folder with one file per array, or one HDF5 file.
 
     .npy           an array
     .npz           the array `key`, else `features`, else the only one
     .pt, .pth      a tensor, or a dict with one; loaded with `weights_only`
-    .h5, .hdf5     for each name a dataset, or a group with the dataset `key` (else the only one)
+    .h5, .hdf5     a dataset per name, or a group with the dataset `key` (else `features`, else the only one)
 
-Nothing is unpickled. What cannot be used is one sentence (VmrError) that names the file.
+Nothing is unpickled. An array that cannot be used raises a VmrError of one sentence that names the file.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from vmr_ray.storage import is_uri
 
 SUFFIXES = (".npy", ".npz", ".pt", ".pth")
 HDF5 = (".h5", ".hdf5")
-_KEY = "features"
+_DEFAULT_KEY = "features"
 
 
 class Source(Protocol):
-    """Arrays by name; `label` is what to call the source in a sentence."""
+    """Arrays by name; messages call the source `label`."""
 
     label: str
     names: frozenset[str]
@@ -39,7 +39,9 @@ class Source(Protocol):
         """
         ...
 
-    def uri(self, name: str) -> str: ...
+    def uri(self, name: str) -> str:
+        """Where the array is."""
+        ...
 
     def fingerprint(self, name: str) -> str:
         """Changes when the array's file does."""
@@ -50,25 +52,25 @@ def open_source(path: str | Path, key: str | None = None) -> Source:
     """The arrays at `path`; `key` names the array inside a file that holds several.
 
     Raises:
-        VmrError: there is nothing, it holds no array, or it is not one of the known formats.
+        VmrError: nothing is there, it has no array, or its format is unknown.
     """
     if is_uri(path):
         raise VmrError(f"{path} is not on this machine: copy the features here first")
-    found = Path(path).expanduser().absolute()
-    if found.is_dir():
-        return _Folder(found, key)
-    if not found.exists():
+    place = Path(path).expanduser().absolute()
+    if place.is_dir():
+        return _Folder(place, key)
+    if not place.exists():
         raise VmrError(f"no such file or directory: {path}")
-    if found.suffix.lower() not in HDF5:
+    if place.suffix.lower() not in HDF5:
         raise VmrError(
             f"{path} is not a source of features: give a folder of {', '.join(SUFFIXES)}, "
             f"or one file {' or '.join(HDF5)}"
         )
-    return _Hdf5(found, key)
+    return _Hdf5(place, key)
 
 
 class _Folder:
-    """One file a name; files of subfolders have the path below the folder as their name."""
+    """One file per name; a file's name is its path below the folder, without the suffix."""
 
     def __init__(self, path: Path, key: str | None):
         self.label, self.key = path.name, key
@@ -88,7 +90,7 @@ class _Folder:
         try:
             loaded = _load(file, self.key)
         except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, KeyError) as error:
-            raise VmrError(f"cannot read {file} ({_line(error)}): fetch it again") from None
+            raise VmrError(f"cannot read {file} ({_reason(error)}): fetch it again") from None
         return checked(loaded, str(file))
 
     def uri(self, name: str) -> str:
@@ -99,7 +101,7 @@ class _Folder:
 
 
 class _Hdf5:
-    """A dataset or a group for each name, at the top of one file."""
+    """One dataset or group per name, at the top level of one file."""
 
     def __init__(self, path: Path, key: str | None):
         import h5py
@@ -109,7 +111,7 @@ class _Hdf5:
             with h5py.File(path, "r") as file:
                 self.names = frozenset(file)
         except OSError as error:
-            raise VmrError(f"cannot read {path} ({_line(error)}): fetch it again") from None
+            raise VmrError(f"cannot read {path} ({_reason(error)}): fetch it again") from None
         if not self.names:
             raise VmrError(f"no features in {path}: it is empty")
 
@@ -126,7 +128,7 @@ class _Hdf5:
                     raise VmrError(f"{where} is a group of groups: name the dataset in it with --key")
                 loaded = value[()]
         except (OSError, RuntimeError, KeyError) as error:
-            raise VmrError(f"cannot read {where} ({_line(error)}): fetch the file again") from None
+            raise VmrError(f"cannot read {where} ({_reason(error)}): fetch the file again") from None
         return checked(loaded, where)
 
     def uri(self, name: str) -> str:
@@ -137,10 +139,10 @@ class _Hdf5:
 
 
 def checked(value: Any, where: str) -> np.ndarray:
-    """`value` as float32 [n, dim]; axes of length 1 beside these two are dropped.
+    """`value` as float32 [n, dim]; other axes of length 1 are dropped.
 
     Raises:
-        VmrError: it is no such matrix, empty, not of floats, or holds NaN or infinity.
+        VmrError: it is not a matrix of floats, it is empty, or it holds NaN or infinity.
     """
     array = np.asarray(value)
     if array.dtype.kind != "f":
@@ -159,15 +161,15 @@ def checked(value: Any, where: str) -> np.ndarray:
 
 
 def normalized(matrix: np.ndarray) -> np.ndarray:
-    """Rows of length 1 (L2); a row of zeros stays one."""
+    """The rows, scaled to length 1 (L2); a row of zeros stays zero."""
     return matrix / np.maximum(np.linalg.norm(matrix, axis=1, keepdims=True), 1e-5)
 
 
 def halved(matrix: np.ndarray, where: str) -> np.ndarray:
-    """As float16, which is what is stored.
+    """The matrix as float16, the type that is stored.
 
     Raises:
-        VmrError: a value is too large for it.
+        VmrError: a value is too large for float16.
     """
     with np.errstate(over="ignore"):
         half = matrix.astype(np.float16)
@@ -191,21 +193,26 @@ def _load(file: Path, key: str | None) -> Any:
         loaded = torch.load(file, map_location="cpu", weights_only=True)
     except UnpicklingError:
         raise VmrError(
-            f"{file} holds more than tensors, which is not loaded for safety: save the tensor alone"
+            f"{file} holds more than tensors, which is not loaded for safety: save only the tensor"
         ) from None
     if isinstance(loaded, dict):
         loaded = loaded[_chosen([k for k, v in loaded.items() if torch.is_tensor(v)], key, str(file))]
     if not torch.is_tensor(loaded):
-        raise VmrError(f"{file} holds a {type(loaded).__name__}, not a tensor: save the tensor alone")
+        raise VmrError(f"{file} holds a {type(loaded).__name__}, not a tensor: save only the tensor")
     return loaded.float().numpy() if loaded.is_floating_point() else loaded.numpy()
 
 
 def _chosen(names: list[str], key: str | None, where: str) -> str:
-    wanted = key or (_KEY if _KEY in names else names[0] if len(names) == 1 else None)
+    """The name of the array to take out of several.
+
+    Raises:
+        VmrError: `key` is not among them, or there are several and no key.
+    """
+    wanted = key or (_DEFAULT_KEY if _DEFAULT_KEY in names else names[0] if len(names) == 1 else None)
     if wanted is None or wanted not in names:
-        there = ", ".join(map(str, names)) or "none"
+        listed = ", ".join(map(str, names)) or "none"
         missing = f"no array {wanted!r}" if wanted else "several arrays"
-        raise VmrError(f"{where} has {missing} (there: {there}): name the right one with --key")
+        raise VmrError(f"{where} has {missing} (there: {listed}): name the right one with --key")
     return wanted
 
 
@@ -214,7 +221,6 @@ def _fingerprint(path: Path) -> str:
     return f"{info.st_size}-{info.st_mtime_ns}"
 
 
-def _line(error: Exception) -> str:
-    text = one_line(error, 200)
-    # numpy takes whatever it does not know for a pickle, and tells how to load it all the same.
-    return "it is not an array" if "pickle" in str(error) else text
+def _reason(error: Exception) -> str:
+    # numpy assumes that any unknown format is a pickle, and suggests to load it as one.
+    return "it is not an array" if "pickle" in str(error) else one_line(error, 200)

@@ -1,1 +1,1 @@
-"""Video files: where they lie, their frames, and clips cut out of them."""
+"""Video files: finding them, decoding their frames, and cutting clips out of them."""

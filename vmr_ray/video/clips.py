@@ -1,9 +1,9 @@
-"""Pictures and clips out of video files, for people to look at.
+"""Thumbnails and clips of video files, for people to look at.
 
     python -m vmr_ray.video.clips thumbnail FILE SECOND WIDTH > picture.jpg
     python -m vmr_ray.video.clips clip FILE START END OUT.mp4
 
-`thumbnail` and `clip` run this module as a process of its own: a file that crashes or stalls the decoder
+`thumbnail` and `clip` run this module as a separate process: a file that crashes or stalls the decoder
 costs one answer, not the service.
 """
 
@@ -19,24 +19,24 @@ import av
 
 from vmr_ray.errors import VmrError
 
-# As in decode.reader: a container cannot send the demuxer elsewhere.
+# As in decode.frame_index: a container cannot make the demuxer read anything else.
 _OPTIONS = {"protocol_whitelist": "file"}
 MAX_CLIP = 600.0  # seconds
 
 
 def thumbnail(path: str | Path, second: float, width: int = 320, timeout: float = 20) -> bytes:
-    """The frame shown at `second` as a JPEG, `width` pixels wide at most.
+    """The frame on screen at `second` as a JPEG of at most `width` pixels in width.
 
     Raises:
-        VmrError: the file cannot be read, or not in `timeout` seconds.
+        VmrError: the file cannot be read in `timeout` seconds.
     """
     return _run(["thumbnail", str(path), str(second), str(width)], path, timeout)
 
 
 def clip(path: str | Path, start: float, end: float, out: str | Path, timeout: float = 300) -> Path:
-    """Cut `[start, end)` out of a video into the MP4 file `out`: exact to the frame, hence re-encoded.
+    """Cut `[start, end)` seconds of a video, with sound, into the MP4 file `out`.
 
-    Sound is cut along with it.
+    The cut is exact to the frame, so the clip is re-encoded.
 
     Raises:
         VmrError: the span is empty or longer than MAX_CLIP, or the file cannot be read.
@@ -97,7 +97,7 @@ def _clip(path: str, start: float, end: float, out: str) -> None:
         low, high = begin + start, begin + end
         rate = video.average_rate or Fraction(25)
         picture = target.add_stream("libx264", rate=rate, options={"preset": "veryfast", "crf": "23"})
-        # 4:2:0 halves both sides.
+        # 4:2:0 needs even sides.
         picture.width, picture.height = video.width // 2 * 2, video.height // 2 * 2
         picture.pix_fmt = "yuv420p"
         clock = Fraction(1, 90_000)

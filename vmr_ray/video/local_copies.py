@@ -1,4 +1,4 @@
-"""Videos of object storage as local files."""
+"""Local copies of videos in object storage."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from vmr_ray.storage import filesystem, is_remote
 
 
 class LocalCopies:
-    """Videos of object storage as local files: of the last few, a copy is kept while others use it too.
+    """Fetches videos from object storage and keeps the copies of the last `keep` of them.
 
-    The threads of one worker share it, so one fetches while another decodes. `keep` files at most lie on
-    disk, beside those in use.
+    The threads of one worker share the copies, so that one can fetch while another decodes. Copies in use
+    stay on disk beyond `keep`.
     """
 
     def __init__(self, keep: int):
@@ -28,10 +28,10 @@ class LocalCopies:
 
     @contextmanager
     def local(self, video: Video) -> Iterator[str]:
-        """The path of a local file with the video's content; its own if it is local.
+        """The path of a local file with the video's content; a local video's own path.
 
         Raises:
-            OSError, VmrError: it cannot be fetched.
+            OSError, VmrError: the video cannot be fetched.
         """
         if not is_remote(video.uri):
             yield filesystem(video.uri)[1]
@@ -40,7 +40,7 @@ class LocalCopies:
             copy = self._copies.setdefault(video, _Copy())
             self._copies.move_to_end(video)
             while len(self._copies) > self._keep:
-                self._copies.popitem(last=False)  # its file goes with its last user
+                self._copies.popitem(last=False)  # its file is deleted when its last user is done
         try:
             yield copy.fetch(video.uri)
         except OSError:
@@ -50,6 +50,8 @@ class LocalCopies:
 
 
 class _Copy:
+    """The copy of one video; the first `fetch` makes it."""
+
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._file: IO[bytes] | None = None

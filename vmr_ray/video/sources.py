@@ -1,4 +1,4 @@
-"""Paths, globs, directories, manifests and object-store URIs -> Video rows."""
+"""Find videos: paths, globs, directories, manifests and object-store URIs -> `Video` records."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ def find_videos(inputs: Sequence[str | Path], storage_roots: Sequence[str] = ())
     The video_id is the path below the named directory (or below a glob's fixed part), and the file
     name for a single file; a manifest gives its own.
 
-    A manifest is data from anywhere: beside local paths it may name only URIs below its own folder and
-    below `storage_roots`.
+    A manifest may come from anywhere, so apart from local paths it may name only URIs below its own folder
+    or below `storage_roots`.
 
     Raises:
-        VmrError: an input does not exist or holds no video, a manifest row is malformed or names a URI
+        VmrError: an input does not exist or has no video, a manifest row is malformed or names a URI
             outside the roots, or two videos have the same video_id.
     """
     videos: dict[str, Video] = {}
     for item in map(str, inputs):
-        found = list(_expand(item, storage_roots))
-        if not found:
+        named = list(_expand(item, storage_roots))
+        if not named:
             raise VmrError(
                 f"no videos in {item}: expected files such as {', '.join(sorted(VIDEO_SUFFIXES))}; "
                 "a file with another suffix can be named directly"
             )
-        for video in found:
+        for video in named:
             other = videos.setdefault(video.video_id, video)
             if other.uri != video.uri:
                 raise VmrError(
@@ -74,16 +74,17 @@ def _video(info: fs.FileInfo, video_id: str, item: str) -> Video:
 
 
 def _uri(item: str, path: str) -> str:
-    """The URI of `path` on the filesystem of `item`: its scheme, authority and options, the path encoded."""
+    """`path` on the filesystem of `item`: a URI with its scheme, host and options, or a local path."""
     if not is_uri(item):
         return path
     parts = urlsplit(item)
-    bucket = parts.netloc.rpartition("@")[2]  # which object stores count to the path
+    bucket = parts.netloc.rpartition("@")[2]  # object stores count it as part of the path
     inner = path.removeprefix(bucket) if path.startswith(f"{bucket}/") else path
     return urlunsplit((parts.scheme, parts.netloc, quote(inner), parts.query, ""))
 
 
 def _walk(filesys: fs.FileSystem, base: str, item: str, pattern: str | None) -> Iterator[Video]:
+    """The files below `base` that match `pattern`, or all videos if it is None; hidden ones are left out."""
     for info in filesys.get_file_info(fs.FileSelector(base, recursive=True, allow_not_found=True)):
         relative = PurePosixPath(info.path).relative_to(base)
         if info.type != fs.FileType.File or any(part.startswith(".") for part in relative.parts):
@@ -93,6 +94,7 @@ def _walk(filesys: fs.FileSystem, base: str, item: str, pattern: str | None) -> 
 
 
 def _split_glob(path: str) -> tuple[str, str]:
+    """The folder before the first wildcard, and the pattern below it."""
     parts = path.split("/")
     first = next(i for i, part in enumerate(parts) if any(c in part for c in "*?["))
     return "/".join(parts[:first]) or "/", "/".join(parts[first:])
@@ -113,11 +115,11 @@ def _manifest(path: str, item: str, roots: Sequence[str]) -> Iterator[Video]:
         if is_remote(source) and not is_below(source, [_uri(item, folder.as_posix()), *roots]):
             raise VmrError(
                 f"{item}, line {line}: {source} is not below the manifest's folder, nor below any of "
-                "embed.storage_roots: add its prefix there if it is to be read"
+                "embed.storage_roots: add its prefix there to read it"
             )
         target, inner = filesystem(source)
         info = target.get_file_info(inner)
-        # A missing file is that video's trouble, found and quarantined when it is opened.
+        # A missing file is an error of its video: it is quarantined when it is opened.
         if info.type == fs.FileType.File:
             yield Video(video_id, source, f"{info.size}-{info.mtime_ns}", info.size)
         else:

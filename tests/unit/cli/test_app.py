@@ -13,7 +13,7 @@ import typer
 from vmr_ray import cli
 from vmr_ray.cli.common import JsonOption, print_json
 from vmr_ray.features import FeatureStore
-from vmr_ray.schema import StoreSpec, Video
+from vmr_ray.schema import Chunk, StoreSpec, Video
 
 
 @pytest.fixture
@@ -40,13 +40,8 @@ def store(tmp_path: Path) -> Path:
     for name in ("a.mp4", "b.mp4"):
         store.write_chunk(
             Video(name, name, "1"),
-            0,
-            True,
-            times=np.arange(4) + 0.5,
-            edges=np.arange(5.0),
-            features=np.zeros((4, 1280)),
-            duration=4.0,
-            partial=False,
+            Chunk(0, True, duration=4.0, times=np.arange(4) + 0.5, edges=np.arange(5.0), damage=""),
+            np.zeros((4, 1280)),
         )
     return path
 

@@ -20,7 +20,7 @@ TEXTS = ["a man rides the horse over the field", "a dog runs", "the woman opens 
 
 
 def frames(n: int, size: int) -> np.ndarray:
-    """Smooth random pictures: noise alone is unlike any photo."""
+    """Smooth random pictures: pure noise resembles no photo."""
     noise = np.random.default_rng(0).integers(0, 256, (n, size // 8, size // 8, 3), dtype=np.uint8)
     return noise.repeat(8, 1).repeat(8, 2)
 
@@ -144,7 +144,7 @@ def test_minilm_truncates_and_takes_nothing() -> None:
 # --- the runtime under both
 
 
-def test_the_export_is_cached_and_made_anew_when_the_weights_change(
+def test_the_export_is_cached_and_repeated_when_the_weights_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VMR_CACHE", str(tmp_path / "cache"))

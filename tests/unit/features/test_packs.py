@@ -1,4 +1,4 @@
-"""Packs hold what the files held, whatever happens while they are written."""
+"""Packs hold what the files held, even if writing them is interrupted."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 from tests.builders import SPEC, VIDEOS, store_content, write_features
 from vmr_ray.features import FeatureStore, compact, verify
-from vmr_ray.schema import Video
+from vmr_ray.schema import Chunk, Video
 
 MORE = [Video(f"w/{name}.mp4", f"/w/{name}.mp4", "1") for name in "de"]
 
@@ -36,13 +36,8 @@ def test_a_pack_reads_like_its_files(tmp_path: Path, uri: bool):
     store = fill(root, *VIDEOS)
     store.write_chunk(
         Video("é", "s3://b/é.mp4", "2"),
-        0,
-        True,
-        times=[0.1, 1.1],
-        edges=[0.1, 0.9, 2.3],
-        features=np.full((2, 4), -0.0),
-        duration=2.2,
-        partial=True,
+        Chunk(0, True, duration=2.2, times=[0.1, 1.1], edges=[0.1, 0.9, 2.3], damage="cut"),
+        np.full((2, 4), -0.0),
     )
     write_features(store, MORE[0], [2, 2], last=False)
     before, was = store_content(root), store.files()
@@ -145,7 +140,7 @@ class Killed(BaseException):
 
 
 class Dying:
-    """A file system that fails for ever from its n-th change on."""
+    """A file system whose n-th change, and every later one, fails."""
 
     def __init__(self, inner: object, left: int):
         self.inner, self.left = inner, left
@@ -171,7 +166,7 @@ def grown(root: Path) -> None:
 
 
 def half_dead(root: Path) -> None:
-    """A pack of which most is deleted, and one of them embedded again as it was."""
+    """A pack most of whose videos are deleted, one of them then embedded again unchanged."""
     store = fill(root, *VIDEOS, *MORE)
     compact(root)
     for video in VIDEOS:
@@ -191,7 +186,7 @@ def test_a_kill_at_any_moment(
         root = tmp_path / str(steps)
         shutil.copytree(tmp_path / "made", root)  # with the times of the files
         opened = FeatureStore.open(str(root))
-        opened.fs = Dying(opened.fs, steps)
+        opened.folder.fs = Dying(opened.folder.fs, steps)
         with monkeypatch.context() as patched:
             patched.setattr(FeatureStore, "open", lambda root, store=opened: store)
             try:

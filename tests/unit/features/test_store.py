@@ -33,7 +33,7 @@ def test_unfinished_videos_are_not_listed(tmp_path: Path):
     assert store.finished([whole, cut, gap]) == {"whole"}
 
 
-def test_a_changed_file_is_not_finished_until_embedded_anew(tmp_path: Path):
+def test_a_changed_file_is_not_finished_until_embedded_again(tmp_path: Path):
     store = FeatureStore.create(str(tmp_path), SPEC)
     old, new = Video("v", "v", "1"), Video("v", "v", "2")
     write_features(store, old, [2])
@@ -66,15 +66,15 @@ def test_same_input_gives_the_same_bytes(tmp_path: Path):
     assert first == second and len(first) == 2
 
 
-def test_quarantine_is_kept_and_forgiven(tmp_path: Path):
+def test_quarantine_is_kept_until_it_is_cleared(tmp_path: Path):
     store = FeatureStore.create(str(tmp_path), SPEC)
     row = Quarantined("v", "/v", "open", "no frames", 2)
-    store.quarantine(row)
-    assert store.quarantined() == [row]
-    store.forgive(["other"])
-    assert store.quarantined() == [row]
-    store.forgive(["v"])
-    assert store.quarantined() == []
+    store.quarantine.add(row)
+    assert store.quarantine.rows() == [row]
+    store.quarantine.clear(["other"])
+    assert store.quarantine.rows() == [row]
+    store.quarantine.clear(["v"])
+    assert store.quarantine.rows() == []
 
 
 def test_other_features_are_refused(tmp_path: Path):

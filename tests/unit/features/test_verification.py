@@ -1,10 +1,11 @@
-"""Damage in a feature store is found, whichever byte it hits, and mended."""
+"""Damage in a feature store is found, whichever byte it hits, and repaired."""
 
 from __future__ import annotations
 
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 
 from tests.builders import SPEC, VIDEOS, store_content, write_features
 from vmr_ray.features import DamagedError, FeatureStore, compact, verify
+from vmr_ray.schema import Chunk
 
 
 @pytest.fixture
@@ -47,7 +49,7 @@ def test_a_store_at_a_uri(root: Path):
 
 
 def check_flips(root: Path, path: Path, count: int) -> None:
-    """Flip bytes all over a file, one at a time: it is told, or it changes nothing."""
+    """Flip bytes all over a file, one at a time: it is reported, or it changes nothing."""
     before, good = store_content(root), path.read_bytes()
     random = np.random.default_rng(0)
     found = 0
@@ -120,9 +122,9 @@ def test_repair_makes_a_damaged_video_unfinished(root: Path, damage: Callable[[P
     before = store_content(root)
     damage(chunks(root)[1])
     (problem,) = verify(root).problems
-    assert problem.mend == f"run `vmr features verify {root} --repair`, then `vmr embed` again"
+    assert problem.fix == f"run `vmr features verify {root} --repair`, then `vmr embed` again"
     (problem,) = verify(root, repair=True).problems
-    assert problem.mend == "deleted: run `vmr embed` again"
+    assert problem.fix == "deleted: run `vmr embed` again"
     result = verify(root)
     assert result.problems == [] and (result.videos, result.unfinished) == (2, 0)
     store = FeatureStore.open(str(root))
@@ -184,37 +186,32 @@ def test_renamed_chunks_are_seen(root: Path):
     assert problem.where == str(first) and "it holds chunk 1 of v/c.mp4 instead" in problem.what
     first.rename(first.with_name("mine.parquet"))
     (problem,) = verify(root, repair=True).problems
-    assert "not that of a chunk" in problem.what and "move it" in problem.mend
+    assert "not that of a chunk" in problem.what and "move it" in problem.fix
     assert first.with_name("mine.parquet").exists()
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "expected"),
     [
         ({"edges": [2.0, 3.0]}, "2 times, 2 edges and 2 features do not fit"),
         ({"times": [2.5]}, "1 times, 3 edges and 2 features do not fit"),
         ({"edges": [2.0, 3.0, 3.0]}, "its edges do not increase"),
         ({"features": np.full((2, 4), np.inf)}, "a value is not finite"),
         ({"edges": [2.5, 3.0, 4.0]}, "it does not begin where the chunk before it ends"),
-        ({"duration": 6.0}, "it tells another duration than the chunk before it"),
+        ({"duration": 6.0}, "its duration differs from that of the chunk before it"),
     ],
 )
-def test_senseless_chunks_are_seen(root: Path, change: dict[str, object], told: str):
+def test_senseless_chunks_are_seen(root: Path, change: dict[str, object], expected: str):
     store = FeatureStore.open(str(root))
-    usual = {
-        "times": [2.5, 3.5],
-        "edges": [2.0, 3.0, 4.0],
-        "features": np.zeros((2, 4)),
-        "duration": 5.0,
-        "partial": False,
-    }
-    store.write_chunk(VIDEOS[2], 1, False, **usual)
+    chunk = Chunk(1, False, duration=5.0, times=[2.5, 3.5], edges=[2.0, 3.0, 4.0], damage="")
+    store.write_chunk(VIDEOS[2], chunk, np.zeros((2, 4)))
     assert verify(root).problems == []
-    store.write_chunk(VIDEOS[2], 1, False, **(usual | change))
-    assert [problem.what for problem in verify(root).problems] == [told]
+    features = change.pop("features", np.zeros((2, 4)))
+    store.write_chunk(VIDEOS[2], replace(chunk, **change), features)
+    assert [problem.what for problem in verify(root).problems] == [expected]
 
 
-def test_leftovers_are_told_and_swept(root: Path):
+def test_leftovers_are_listed_and_deleted(root: Path):
     old, young = (root / "chunks" / f"x.parquet.{digit * 32}.part" for digit in "01")
     for path in (old, young):
         path.write_bytes(b"x")
@@ -239,7 +236,7 @@ def test_trouble_with_the_storage_is_no_damage(root: Path, monkeypatch: pytest.M
             return getattr(self.inner, name)
 
     opened = FeatureStore.open(str(root))
-    opened.fs = Offline(opened.fs)
+    opened.folder.fs = Offline(opened.folder.fs)
     monkeypatch.setattr(FeatureStore, "open", lambda root: opened)
     with pytest.raises(OSError, match="the network is down"):
         verify(root, repair=True)

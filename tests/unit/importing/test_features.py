@@ -105,18 +105,18 @@ def test_videos_that_do_not_fit_are_named(tmp_path: Path):
     first = folder(tmp_path / "a", good=matrix(5), long=matrix(5), alone=matrix(5))
     second = folder(tmp_path / "b", good=matrix(5), long=matrix(8))
     done = import_features([first, second], tmp_path / "out", 1)
-    told = {row.video_id: row.error for row in done.quarantined}
-    assert set(told) == {"long", "alone"} and done.imported == 1
-    assert "b has no features of alone" in told["alone"]
-    assert "a 5, b 8" in told["long"] and "--tolerance" in told["long"]
+    errors = {row.video_id: row.error for row in done.quarantined}
+    assert set(errors) == {"long", "alone"} and done.imported == 1
+    assert "b has no features of alone" in errors["alone"]
+    assert "a 5, b 8" in errors["long"] and "--tolerance" in errors["long"]
     store = FeatureStore.open(str(tmp_path / "out"))
-    assert [row.video_id for row in store.quarantined()] == ["alone", "long"]
+    assert [row.video_id for row in store.quarantine.rows()] == ["alone", "long"]
     assert import_features([first, second], tmp_path / "out", 1, tolerance=3).imported == 1
-    assert [row.video_id for row in store.quarantined()] == ["alone"]
+    assert [row.video_id for row in store.quarantine.rows()] == ["alone"]
 
 
 @pytest.mark.parametrize(
-    ("bad", "told"),
+    ("bad", "message"),
     [
         (np.full((3, 4), np.nan, np.float32), "NaN or infinity in 3 of 3 rows"),
         (np.full((3, 4), 1e6, np.float32), "more than float16 can: import with --normalize"),
@@ -131,7 +131,7 @@ def test_videos_that_do_not_fit_are_named(tmp_path: Path):
         (b"", "cannot read"),
     ],
 )
-def test_bad_files_are_quarantined(tmp_path: Path, bad: np.ndarray | bytes, told: str):
+def test_bad_files_are_quarantined(tmp_path: Path, bad: np.ndarray | bytes, message: str):
     source = folder(tmp_path / "src", **{name: matrix(3) for name in "bcd"})
     if isinstance(bad, bytes):
         (source / "a.npy").write_bytes(bad)
@@ -140,7 +140,7 @@ def test_bad_files_are_quarantined(tmp_path: Path, bad: np.ndarray | bytes, told
     done = import_features([source], tmp_path / "out", 1)
     assert [row.video_id for row in done.quarantined] == ["a"] and done.imported == 3
     error = done.quarantined[0].error
-    assert told in error and str(source / "a.npy") in error and "\n" not in error
+    assert message in error and str(source / "a.npy") in error and "\n" not in error
     assert FeatureStore.open(str(tmp_path / "out")).video_ids() == ["b", "c", "d"]
 
 
@@ -177,14 +177,14 @@ def test_an_interrupted_import_goes_on(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_durations_of_annotations(tmp_path: Path):
     source = folder(tmp_path / "src", a=matrix(4), b=matrix(4), c=matrix(40), d=matrix(4))
-    told = annotated(tmp_path / "t.jsonl", a=7.5, **{"b.mp4": 6.0, "c": 8.0})
-    done = import_features([source], tmp_path / "fixed", 2, annotations=[told])
+    durations = annotated(tmp_path / "t.jsonl", a=7.5, **{"b.mp4": 6.0, "c": 8.0})
+    done = import_features([source], tmp_path / "fixed", 2, annotations=[durations])
     assert stored(tmp_path / "fixed", "a").edges.tolist() == [0, 2, 4, 6, 7.5]
     assert stored(tmp_path / "fixed", "b").edges.tolist() == [0, 2, 4, 6]
     assert stored(tmp_path / "fixed", "d").duration == 8
     assert "40 clips of 2 s do not fit the duration 8 s" in done.quarantined[0].error
 
-    done = import_features([source], tmp_path / "even", "duration", annotations=[told], max_clips=16)
+    done = import_features([source], tmp_path / "even", "duration", annotations=[durations], max_clips=16)
     assert (done.videos, done.without_duration) == (3, 1)
     assert stored(tmp_path / "even", "a").edges.tolist() == [0, 1.875, 3.75, 5.625, 7.5]
     pooled = stored(tmp_path / "even", "c")
@@ -195,7 +195,7 @@ def test_durations_of_annotations(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("call", "told"),
+    ("call", "message"),
     [
         (lambda p: import_features([p / "gone"], p / "o", 1), "no such file or directory"),
         (lambda p: import_features([p / "empty"], p / "o", 1), "no features in"),
@@ -209,14 +209,14 @@ def test_durations_of_annotations(tmp_path: Path):
         (lambda p: import_features([p / "bad"], p / "o", 1), "cannot read"),
     ],
 )
-def test_mistakes_are_named(tmp_path: Path, call, told: str):
+def test_mistakes_are_named(tmp_path: Path, call, message: str):
     (tmp_path / "empty").mkdir()
     for name in ("x.txt", "x.h5"):
         (tmp_path / name).write_text("x")
     folder(tmp_path / "bad")
     (tmp_path / "bad" / "a.npy").write_text("x")
     import_features([folder(tmp_path / "src", a=matrix(2))], tmp_path / "made", 1)
-    with pytest.raises(VmrError, match=told) as caught:
+    with pytest.raises(VmrError, match=message) as caught:
         call(tmp_path)
     assert "\n" not in str(caught.value)
 
@@ -294,13 +294,13 @@ def test_states_are_found_by_row_number(tmp_path: Path, start: int):
 def test_mistakes_of_token_states_are_named(tmp_path: Path):
     source = states(tmp_path / "text", qid1=matrix(2), qid2=matrix(2), qid3=matrix(2, 5))
     one = {"qid": 1, "query": "a"}
-    for told, items in (
+    for message, items in (
         ("no states of the query 'b' .qid4 or 4.", [one, {"qid": 4, "query": "b"}]),
         ("states of the same text 'a' and differ", [one, {"qid": 2, "query": "a"}]),
         ("has 5 dimensions, not 4", [one, {"qid": 3, "query": "c"}]),
         ("hold no query", [{"qid": 1}]),
     ):
-        with pytest.raises(VmrError, match=told):
+        with pytest.raises(VmrError, match=message):
             import_text(source, [rows(tmp_path / "a.jsonl", *items)], tmp_path / "out")
     assert not any((tmp_path / "out").iterdir())
     with pytest.raises(VmrError, match="no imported token states at"):

@@ -52,6 +52,52 @@ def test_globs_stay_in_their_directory(folder: Path):
     assert ids(f"{folder}/**/*.mov") == ["sub/deep/c.mov"]
 
 
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("**/b*.mp4", ["a/b/b3.mp4", "a/b2.mp4", "b1.mp4"]),  # not a/b/c.mp4
+        ("**/*.mp4", ["a/b/b3.mp4", "a/b/c.mp4", "a/b2.mp4", "ab/d.mp4", "b1.mp4"]),
+        ("**", ["a/b/b3.mp4", "a/b/c.mp4", "a/b2.mp4", "ab/d.mp4", "b1.mp4"]),
+        ("**/b/*.mp4", ["a/b/b3.mp4", "a/b/c.mp4"]),
+        ("**/b/**/*.mp4", ["a/b/b3.mp4", "a/b/c.mp4"]),
+        ("a*/**/*.mp4", ["a/b/b3.mp4", "a/b/c.mp4", "a/b2.mp4", "ab/d.mp4"]),
+        ("a/**/*.mp4", ["b/b3.mp4", "b/c.mp4", "b2.mp4"]),  # ids count from the fixed part
+        ("*/*.mp4", ["a/b2.mp4", "ab/d.mp4"]),
+        ("*.mp4", ["b1.mp4"]),
+        ("?b/*", ["ab/d.mp4"]),
+        ("[ab]/*.mp4", ["a/b2.mp4"]),
+        ("a**/*.mp4", ["a/b2.mp4", "ab/d.mp4"]),  # `**` spans folders only as a whole segment
+    ],
+)
+def test_globs(tmp_path: Path, pattern: str, expected: list[str]):
+    for name in ("b1.mp4", "a/b2.mp4", "a/b/b3.mp4", "a/b/c.mp4", "ab/d.mp4", ".hidden/b4.mp4"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    assert ids(f"{tmp_path}/{pattern}") == expected
+    with pytest.raises(VmrError, match="no videos in"):
+        ids(f"{tmp_path}/**/*.MP4")
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "s3://archive/few/%252e%252e/secret.mp4?scheme=http",
+        "s3://archive/few/../secret.mp4?scheme=http",
+        "s3://archive/fewer/a.mp4?scheme=http",
+        "s3://archive/few/a.mp4?endpoint_override=evil.example&scheme=http",
+        "s3://archive/few/a.mp4",
+        "s3://someone@archive/few/a.mp4?scheme=http",
+        "S3://archive-2/few/a.mp4?scheme=http",
+    ],
+)
+def test_a_manifest_names_no_uri_outside_the_roots(tmp_path: Path, uri: str):
+    """The service's root check of the same URIs is in tests/unit/serve/test_ingest.py."""
+    manifest = tmp_path / "m.jsonl"
+    manifest.write_text(f'{{"video_id": "x", "uri": "{uri}"}}\n')
+    with pytest.raises(VmrError, match=r"m\.jsonl, line 1: .* embed\.storage_roots"):
+        find_videos([manifest], ["s3://archive/few?scheme=http"])
+
+
 def test_a_named_file_needs_no_suffix(folder: Path):
     assert ids(folder / "notes.txt") == ["notes.txt"]
 
@@ -83,14 +129,14 @@ def test_mistakes_are_named(folder: Path, tmp_path: Path):
     empty.mkdir()
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"video_id": "one"}\n')
-    for given, told in [
+    for item, message in [
         (empty, "no videos in"),
         (tmp_path / "gone", "no such file or directory"),
         (bad, "line 1"),
         ("nosuch://bucket/x", "cannot use nosuch://"),
     ]:
-        with pytest.raises(VmrError, match=told):
-            find_videos([given])
+        with pytest.raises(VmrError, match=message):
+            find_videos([item])
 
 
 def test_two_videos_of_one_id_are_refused(folder: Path):

@@ -1,6 +1,6 @@
-"""Frames out of video files: sampling, and a decoder that a bad file cannot take down."""
+"""Frames out of video files: sampling, and a decoder that survives any bad file."""
 
-from vmr_ray.video.decode.decoder import Chunk, DecodeError, FrameDecoder
-from vmr_ray.video.decode.sampling import Plan, Sampling
+from vmr_ray.video.decode.decoder import DecodedChunk, DecodeError, FrameDecoder
+from vmr_ray.video.decode.sampling import SamplePlan, Sampling
 
-__all__ = ["Chunk", "DecodeError", "FrameDecoder", "Plan", "Sampling"]
+__all__ = ["DecodeError", "DecodedChunk", "FrameDecoder", "SamplePlan", "Sampling"]

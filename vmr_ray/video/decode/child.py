@@ -1,9 +1,9 @@
-"""The decoder's process: requests on stdin, frames on stdout, complaints on stderr.
+"""The decoder's process: requests on stdin, frames on stdout, errors of native libraries on stderr.
 
-A request is one line of JSON: `path`, and `part` of `parts`; 0 parts ask for the duration alone. The
-answer is messages, each a big-endian uint32, that many bytes of JSON, and `n` frames of raw RGB. The
-last has `error` or `end`. The parent's end of the pipe closing ends the process, also in the middle of
-a video.
+A request is one line of JSON: `path`, and `part` of `parts`; 0 parts ask for the duration only. The
+answer is a series of messages, each a big-endian uint32, that many bytes of JSON, and `n` frames of raw RGB.
+The last one has `error` or `end`. The process ends when the parent closes its end of the pipe, even in the
+middle of a video.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from vmr_ray.video.decode.sniff import refusal
 
 if TYPE_CHECKING:
-    from vmr_ray.video.decode.reader import Index
+    from vmr_ray.video.decode.frame_index import FrameIndex
 
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
 
@@ -37,7 +37,9 @@ def _send(out: BinaryIO, message: dict[str, Any], frames: bytes | memoryview = b
 
 
 def _answer(out: BinaryIO, request: dict[str, Any], options: dict[str, Any]) -> None:
-    from vmr_ray.video.decode.reader import chunk_range, read_duration, read_frames
+    """Send all messages that answer one request; an error is a message too."""
+    from vmr_ray.video.decode.frame_index import read_duration
+    from vmr_ray.video.decode.reader import chunk_range, read_frames
     from vmr_ray.video.decode.sampling import Sampling
 
     path, parts = request["path"], request["parts"]
@@ -57,7 +59,7 @@ def _answer(out: BinaryIO, request: dict[str, Any], options: dict[str, Any]) -> 
         first, stop = chunk_range(index, plan, chunk, request["part"], parts)
         divided = (stop - first) * chunk < len(plan.indices)
         sent, end, damage = first, None, index.damage
-        for places, frames, damaged in read_frames(
+        for positions, frames, damaged in read_frames(
             index, sampling, plan, *size, chunk, options["threads"], (first, stop)
         ):
             if damaged and divided:
@@ -65,13 +67,14 @@ def _answer(out: BinaryIO, request: dict[str, Any], options: dict[str, Any]) -> 
             damage = damage or damaged
             if not len(frames):
                 continue
-            # Times that nobody can show any more belong to a neighbour, so that the chunks join.
-            edges = plan.edges[[*places, places[-1] + 1]]
+            # A lost frame's time goes to the frame before it, or, at a chunk's end, to the next chunk's first
+            # frame: no time is missing between chunks.
+            edges = plan.edges[[*positions, positions[-1] + 1]]
             edges[0], end = edges[0] if end is None else end, edges[-1]
             message = {
                 "n": len(frames),
                 "index": sent,
-                "times": plan.times[places].tolist(),
+                "times": plan.times[positions].tolist(),
                 "edges": edges.tolist(),
                 "duration": float(plan.edges[-1] - plan.edges[0]),
                 "damage": damage,
@@ -90,15 +93,15 @@ def _answer(out: BinaryIO, request: dict[str, Any], options: dict[str, Any]) -> 
 
 
 @lru_cache(maxsize=1)
-def _index(path: str, size: int, mtime: int) -> Index:
-    """A worker often decodes several parts of one video."""
-    from vmr_ray.video.decode.reader import read_index
+def _index(path: str, size: int, mtime: int) -> FrameIndex:
+    """The index of a file. It is cached because a worker often decodes several parts of one video."""
+    from vmr_ray.video.decode.frame_index import read_index
 
     return read_index(path)
 
 
 def _leave_the_network() -> None:
-    """Move into an empty network namespace, where the system lets us: no container can send us anywhere."""
+    """Enter an empty network namespace, if the system permits it: no container can cause a request."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(_CLONE_NEWNET) and os.getuid():
         libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET)
@@ -109,7 +112,7 @@ def main() -> None:
     limit = int(options["memory_gb"] * 2**30)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # Ctrl-C reaches the whole process group; the parent decides.
+    # Ctrl-C reaches the whole process group, and the parent decides what to do.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Native libraries that print must not print into the stream of frames.
     out = os.fdopen(os.dup(1), "wb")

@@ -1,6 +1,6 @@
 """FrameDecoder: sampled frames of video files, decoded in a child process of its own.
 
-Native decoders crash, hang and eat memory on bad files. Here that costs one video and 0.3 s.
+Native decoders crash, hang and use up the memory on bad files. Here that costs one video and 0.3 s.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vmr_ray.schema import Chunk
+
 if TYPE_CHECKING:
     from vmr_ray.config import DecodeConfig
 
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 class DecodeError(Exception):
     """A video that cannot be decoded.
 
-    `stage` is "sniff", "open", "decode" or "divided"; `message` one sentence.
+    `stage` is "sniff", "open", "decode" or "divided"; `message` is one sentence.
     """
 
     def __init__(self, stage: str, message: str) -> None:
@@ -43,43 +45,26 @@ class DecodeError(Exception):
         return self.message
 
 
-@dataclass
-class Chunk:
-    """Consecutive sampled frames of one video. Times are presentation timestamps, in seconds.
-
-    They count from the file's beginning, as players do. A video stream may begin later than that (than
-    the sound, say): the first edge of the first chunk is the first frame's timestamp.
+@dataclass(frozen=True)
+class DecodedChunk(Chunk):
+    """A chunk and its pixels.
 
     Attributes:
-        index: 0, 1, 2 ... within the video.
-        last: no chunk follows.
         frames: uint8 [n, height, width, 3], RGB, upright.
-        times: float64 [n], timestamps of the frames.
-        edges: float64 [n + 1], frame i stands for `[edges[i], edges[i + 1])`.
-        duration: seconds from the first frame's start to the last one's end, of the whole video.
-        damage: what is known to be damaged or missing in the file, in words, or empty; a video is
-            partial if any of its chunks is damaged.
     """
 
-    index: int
-    last: bool
     frames: NDArray[np.uint8]
-    times: NDArray[np.float64]
-    edges: NDArray[np.float64]
-    duration: float
-    damage: str
 
 
 class FrameDecoder:
-    """Decodes one video at a time to `width` x `height`; a context manager.
+    """Decodes one video at a time to `width` x `height` pixels; a context manager.
 
-    The child process starts with the first video and serves all that follow. It ends with
-    `close()`, or with the process that owns the decoder, however that ends.
+    A child process starts with the first video and decodes all that follow. It ends with `close()`, or when
+    the process that owns the decoder ends, even by SIGKILL.
     """
 
     def __init__(self, config: DecodeConfig, width: int, height: int) -> None:
         self._timeout = config.timeout_s
-        self._memory_gb = config.memory_gb
         self._shape = (height, width, 3)
         self._options = json.dumps(
             {
@@ -119,42 +104,42 @@ class FrameDecoder:
         self._stderr.close()
         self._process = None
 
-    def decode(self, path: str, part: int = 0, parts: int = 1) -> Iterator[Chunk]:
+    def decode(self, path: str, part: int = 0, parts: int = 1) -> Iterator[DecodedChunk]:
         """Stream the sampled frames of a local video file, at most `chunk_frames` at a time.
 
-        The chunks of all `parts` together are those of the undivided video. A file that is known to be
-        damaged, or cannot be entered at every key frame, comes in part 0 alone.
+        The chunks of all `parts` together are those of the undivided video. If a file is known to be
+        damaged, or cannot be entered at every key frame, part 0 has all chunks.
 
         Raises:
-            DecodeError: not a video ("sniff"), not readable ("open"), or no frame of it can be
-                decoded, or the child died or took longer than `timeout_s` for a chunk ("decode"), or
-                a part turned out to be damaged, so that only the undivided video tells what is left
-                of it ("divided").
-                Chunks may have come before it. The decoder can be used again at once.
+            DecodeError: not a video ("sniff"); not readable ("open"); no frame of it can be decoded, or the
+                child died or took longer than `timeout_s` for a chunk ("decode"); or a part turned out to
+                be damaged, so that the undivided video must be decoded instead ("divided").
+                Chunks may have been yielded before. The decoder can be used again immediately.
         """
-        held: Chunk | None = None
+        waiting: DecodedChunk | None = None
         for message, frames in self._ask(path, part, parts):
-            if held is not None:
-                # Only what follows a chunk tells whether it was the last.
+            if waiting is not None:
+                # Only the next message shows whether it was the last chunk.
                 end = "end" in message
                 last, damage = end and message["last"], message["damage"] if end else ""
-                yield replace(held, last=last, damage=held.damage or damage)
+                yield replace(waiting, last=last, damage=waiting.damage or damage)
             if "n" in message:
-                held = Chunk(
+                waiting = DecodedChunk(
                     index=message["index"],
                     last=False,
-                    frames=frames,
+                    duration=message["duration"],
                     times=np.array(message["times"], np.float64),
                     edges=np.array(message["edges"], np.float64),
-                    duration=message["duration"],
                     damage=message["damage"],
+                    frames=frames,
                 )
 
     def duration(self, path: str) -> float:
-        """Seconds that a local video file declares, 0 if it does not tell; raises as `decode` does."""
+        """The seconds that a local video file declares, 0 if it declares none; raises as `decode` does."""
         return float([message["duration"] for message, _ in self._ask(path, 0, 0)][-1])
 
     def _ask(self, path: str, part: int, parts: int) -> Iterator[tuple[dict[str, Any], NDArray[np.uint8]]]:
+        """The messages of the child's answer, each with its frames; see `child`."""
         finished = False
         try:
             self._request({"path": path, "part": part, "parts": parts})
@@ -168,7 +153,7 @@ class FrameDecoder:
             reason = f"{path}: no answer from the decoder within {self._timeout:g} s (decode.timeout_s)"
             raise DecodeError("decode", reason) from None
         except (EOFError, BrokenPipeError):
-            raise DecodeError("decode", f"{path}: {self._obituary()}") from None
+            raise DecodeError("decode", f"{path}: {self._cause_of_death()}") from None
         finally:
             if not finished:
                 self.close()
@@ -177,9 +162,10 @@ class FrameDecoder:
         if self._process is not None and self._process.poll() is not None:
             self.close()
         if self._process is None:
-            root = str(Path(__file__).parents[2])
+            # The child must import this package even if only the parent's sys.path leads to it.
+            root = str(Path(__file__).parents[3])
             paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-            # In append mode, so that the child can empty it between videos.
+            # Append mode lets the child truncate the file between videos.
             self._stderr = tempfile.TemporaryFile("a+b")  # noqa: SIM115
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "vmr_ray.video.decode.child", self._options],
@@ -190,7 +176,7 @@ class FrameDecoder:
                 env={
                     **os.environ,
                     "PYTHONPATH": os.pathsep.join(paths),
-                    # Tries at the end of a damaged file; the library's 10,240 take minutes.
+                    # Retries at the end of a damaged file; decord's default of 10,240 takes minutes.
                     "DECORD_EOF_RETRY_MAX": "128",
                 },
             )
@@ -221,7 +207,7 @@ class FrameDecoder:
                 raise EOFError
             view = view[count:]
 
-    def _obituary(self) -> str:
+    def _cause_of_death(self) -> str:
         """How the child died: its signal or exit code and the last line it wrote."""
         assert self._process is not None
         code = self._process.wait()

@@ -1,4 +1,4 @@
-"""Which frames of a video to look at, and the time that each of them stands for."""
+"""Which frames of a video are sampled, and the time that each of them stands for."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-_REST = 0.1  # steps; a shorter rest of the video gets no sample of its own
-# s; a frame that begins this little after a sampling instant counts as on screen: at 29.97 frames a
-# second whole seconds fall just before frames, and the one before may be a whole GOP more to decode.
+_REST = 0.1  # sampling steps; a shorter rest of the video gets no sample of its own
+# Seconds; a frame that begins this little after a sampling instant counts as on screen. At 29.97 frames per
+# second whole seconds fall just before a key frame, and to decode the frame before it can cost a whole GOP.
 _SNAP = 0.017
-# A still picture may be sampled again and again, but a header alone must not make work for days.
-_MOST, _MOST_A_FRAME = 10_000, 100
-_STILL = 0.04  # s; the length of a lone frame whose file does not tell it
+# A still picture may be sampled many times, but a header alone must not cause days of work.
+_MAX_SAMPLES, _MAX_SAMPLES_PER_FRAME = 10_000, 100
+_STILL = 0.04  # seconds; the length of a single frame whose file does not declare it
 
 
 @dataclass(frozen=True)
-class Plan:
+class SamplePlan:
     """Sampled frames of one video.
 
     Attributes:
@@ -35,7 +35,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Sampling:
-    """`fps=<x>`: x frames a second; `every=<n>`: every n-th frame; `keyframes`: the key frames."""
+    """`fps=<x>`: x frames per second; `every=<n>`: every n-th frame; `keyframes`: the key frames."""
 
     kind: Literal["fps", "every", "keyframes"]
     value: float = 0.0
@@ -63,20 +63,20 @@ class Sampling:
             "every=<whole number of frames, at least 1> or keyframes"
         )
 
-    def plan(self, starts: ArrayLike, ends: ArrayLike, key_indices: ArrayLike) -> Plan:
+    def plan(self, starts: ArrayLike, ends: ArrayLike, key_indices: ArrayLike) -> SamplePlan:
         """Choose frames.
 
-        `fps=x` takes the frame on screen every 1/x seconds, beginning with the first frame; it stands
-        for the times that are nearer to its instant than to the next ones. For `every` and `keyframes`
-        a frame stands for the time until the next sampled one. The last edge is the end of the video.
+        `fps=x` takes the frame on screen every 1/x seconds, beginning with the first frame. It stands for
+        the times that are nearer to its sampling instant than to any other. With `every` and `keyframes` a
+        frame stands for the time until the next sampled one. The last edge is the end of the video.
 
         Args:
             starts, ends: [N] seconds, N >= 1, all frames in presentation order. Only the last of
-                `ends` counts; one that is not after its start is replaced by the median frame gap.
+                `ends` is used; if it is not after its start, the last frame lasts the median frame gap.
             key_indices: [K] frame numbers of the key frames.
 
         Raises:
-            ValueError: the few frames claim to last absurdly long.
+            ValueError: few frames claim to last far too long.
         """
         starts = np.asarray(starts, np.float64)
         end = float(np.asarray(ends, np.float64)[-1])
@@ -84,16 +84,16 @@ class Sampling:
             end = starts[-1] + (float(np.median(np.diff(starts))) if len(starts) > 1 else _STILL)
         if self.kind == "fps":
             count = max(1, math.ceil((end - starts[0]) * self.value - _REST))
-            if count > max(_MOST, _MOST_A_FRAME * len(starts)):
+            if count > max(_MAX_SAMPLES, _MAX_SAMPLES_PER_FRAME * len(starts)):
                 raise ValueError(
                     f"its {len(starts)} frames claim to last {end - starts[0]:.0f} s, which would be "
-                    f"{count} samples: mend its header, or sample by every=<n> or keyframes"
+                    f"{count} samples: fix its header, or sample by every=<n> or keyframes"
                 )
             instants = starts[0] + np.arange(count) / self.value
             snap = min(_SNAP, 0.25 / self.value)
             indices = np.searchsorted(starts, instants + snap, side="right") - 1
             edges = np.concatenate([starts[:1], (instants[:-1] + instants[1:]) / 2, [end]])
-            return Plan(indices.astype(np.int64), starts[indices], edges)
+            return SamplePlan(indices.astype(np.int64), starts[indices], edges)
         if self.kind == "every":
             indices = np.arange(0, len(starts), int(self.value))
         else:
@@ -101,6 +101,6 @@ class Sampling:
         if not len(indices):
             indices = np.zeros(1, np.int64)
         edges = np.append(starts[indices], end)
-        # Frames before the first key frame have no sample of their own: the first one stands for them.
+        # Frames before the first key frame have no sample of their own: the first sample stands for them.
         edges[0] = starts[0]
-        return Plan(indices.astype(np.int64), starts[indices], edges)
+        return SamplePlan(indices.astype(np.int64), starts[indices], edges)

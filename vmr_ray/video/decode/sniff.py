@@ -1,4 +1,4 @@
-"""Look at a file's first bytes before a demuxer, which would also follow playlists, does."""
+"""Check a file's first bytes before a demuxer opens it, because demuxers also follow playlists."""
 
 from __future__ import annotations
 

@@ -13,11 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import vmr_ray
 from tests.videos import index_frame, read_index, write_video
 from vmr_ray.config import DecodeConfig
-from vmr_ray.video.decode import Chunk, DecodeError, FrameDecoder
-from vmr_ray.video.decode.reader import _decord_fits, read_frames
-from vmr_ray.video.decode.reader import read_index as index_video
+from vmr_ray.video.decode import DecodedChunk, DecodeError, FrameDecoder
+from vmr_ray.video.decode.decord_reader import decord_fits
+from vmr_ray.video.decode.frame_index import read_index as index_video
+from vmr_ray.video.decode.reader import read_frames
 from vmr_ray.video.decode.sampling import Sampling
 from vmr_ray.video.decode.sniff import container
 
@@ -35,7 +37,7 @@ def decoders() -> Iterator[dict[str, FrameDecoder]]:
 
 @pytest.fixture
 def decode(decoders: dict[str, FrameDecoder]):
-    def run(path: Path, sampling: str = "fps=1", chunk_frames: int = 128) -> list[Chunk]:
+    def run(path: Path, sampling: str = "fps=1", chunk_frames: int = 128) -> list[DecodedChunk]:
         key = f"{sampling} {chunk_frames}"
         if key not in decoders:
             config = DecodeConfig(sampling=sampling, chunk_frames=chunk_frames)
@@ -45,7 +47,7 @@ def decode(decoders: dict[str, FrameDecoder]):
     return run
 
 
-def indices(chunks: list[Chunk]) -> list[int]:
+def indices(chunks: list[DecodedChunk]) -> list[int]:
     return [read_index(frame) for chunk in chunks for frame in chunk.frames]
 
 
@@ -211,7 +213,7 @@ def test_decord_and_pyav_see_the_same(tmp_path: Path) -> None:
     index = index_video(str(write_video(tmp_path / "a.mp4", seconds=12, gop=50, b_frames=0)))
     sampling = Sampling.parse("fps=1")
     plan = sampling.plan(index.starts, index.ends, index.keys)
-    assert _decord_fits(index, plan, 99)
+    assert decord_fits(index, plan, 99)
     (decord,), (pyav,) = (
         [frames for _, frames, _ in read_frames(i, sampling, plan, WIDTH, HEIGHT, 99, 1, (0, 1))]
         for i in (index, replace(index, closed=False))
@@ -232,7 +234,7 @@ def test_one_frame(tmp_path: Path, decode, sampling: str) -> None:
     assert chunk.duration > 0
 
 
-def test_fewer_frames_than_cells(tmp_path: Path, decode) -> None:
+def test_fewer_frames_than_samples(tmp_path: Path, decode) -> None:
     slow = write_video(tmp_path / "a.mp4", seconds=12, fps=0.25)
     assert indices(decode(slow)) == [i // 4 for i in range(12)]
 
@@ -337,8 +339,18 @@ def test_script_without_a_main_guard(tmp_path: Path) -> None:
     assert (done.stdout, done.stderr) == ("(2, 32, 32, 3) True\n", "")
 
 
+def test_the_child_imports_its_parents_package(tmp_path: Path) -> None:
+    """Even if only the parent's sys.path leads to it."""
+    path = write_video(tmp_path / "a.mp4", seconds=2)
+    with FrameDecoder(DecodeConfig(), WIDTH, HEIGHT) as decoder:
+        assert decoder.duration(str(path)) == pytest.approx(2, abs=0.1)
+        variables = Path(f"/proc/{decoder.pid}/environ").read_bytes().decode().split("\0")
+    (paths,) = (value.partition("=")[2] for value in variables if value.startswith("PYTHONPATH="))
+    assert Path(paths.split(":")[0]) == Path(vmr_ray.__file__).parents[1]
+
+
 def test_child_imports_nothing_heavy() -> None:
-    heavy = "{'torch', 'ray', 'pydantic'}"
+    heavy = "{'torch', 'ray', 'pydantic', 'pyarrow'}"
     code = f"import sys, vmr_ray.video.decode.reader; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True

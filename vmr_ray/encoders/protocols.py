@@ -1,0 +1,44 @@
+"""What an encoder offers, whatever computes it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+
+class FrameEncoder(Protocol):
+    """Square RGB frames, uint8 `[n, size, size, 3]` -> features, float32 `[n, dim]`."""
+
+    name: str
+    dim: int
+    size: int
+
+    def __call__(self, frames: np.ndarray) -> np.ndarray: ...
+
+
+class TextEncoder(Protocol):
+    """Texts -> the states of each one's tokens, float32 `[tokens, dim]`.
+
+    The model's own start and end tokens are kept, padding is dropped; a longer text is cut to `max_tokens`.
+    """
+
+    name: str
+    dim: int
+    max_tokens: int
+
+    def __call__(self, texts: list[str]) -> list[np.ndarray]: ...
+
+
+class DualEncoder(FrameEncoder, Protocol):
+    """A frame encoder and a text tower that map into the same space.
+
+    Both were trained on the logits `scale * cosine + bias`.
+    """
+
+    scale: float
+    bias: float
+
+    def sentence(self, texts: list[str]) -> np.ndarray:
+        """Unit vectors in the space of the frames, float32 `[n, dim]`."""
+        ...
