@@ -81,7 +81,7 @@ def prepare(
     """Write the training rows of `groups` once; a finished directory of the same content is reused."""
     import ray
 
-    from vmr_ray.cluster import growing_pool
+    from vmr_ray.cluster import autoscaling_pool
 
     items = [
         {
@@ -110,7 +110,7 @@ def prepare(
             batch_size=_VIDEOS,
             batch_format="pyarrow",
             fn_constructor_args=(store.root, text_name),
-            compute=growing_pool(math.ceil(len(items) / _VIDEOS)),
+            compute=autoscaling_pool(math.ceil(len(items) / _VIDEOS)),
             num_cpus=1,
         ).write_parquet(out)
     write_bytes(f"{out}/{marker}", b"")

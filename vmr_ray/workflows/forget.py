@@ -1,0 +1,55 @@
+"""Forgetting videos that are no longer listed, in a folder of feature stores and indexes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+from pyarrow import fs
+
+from vmr_ray.features import FeatureStore
+from vmr_ray.search.tables import IndexTables
+from vmr_ray.storage import exists, filesystem
+
+
+def forget_unlisted(
+    store: FeatureStore,
+    out: str,
+    listed: Collection[str],
+    was_listed: Callable[[str], bool] = lambda uri: False,
+) -> int:
+    """Delete the videos that are not in `listed` from every index OUT/index-*, then from the feature store.
+
+    In this order, because the same call after an interruption finds them by the features. Videos that were
+    added to an index by its service have their features elsewhere, and stay.
+
+    Args:
+        out: a local directory or an object-storage URI.
+        listed: the ids of the videos that stay.
+        was_listed: given the URI of an indexed video that is neither in `listed` nor in the store: whether
+            to delete it, too.
+
+    Returns:
+        The number of videos deleted.
+
+    Raises:
+        VmrError: an index cannot be read.
+    """
+    unlisted = set(store.video_ids()) - set(listed)
+    forgotten = set(unlisted)
+    for index in _indexes(out):
+        tables = IndexTables.open(index)
+        rows = tables.read_videos(columns=["video_id", "uri"])
+        leftover = {r["video_id"] for r in rows if r["video_id"] not in listed and was_listed(r["uri"])}
+        tables.forget_videos(unlisted | leftover)
+        forgotten |= leftover
+    for video_id in unlisted:
+        store.delete(video_id)
+    return len(forgotten)
+
+
+def _indexes(out: str) -> list[str]:
+    """The indexes in a folder whose checkpoint is complete."""
+    filesys, path = filesystem(out)
+    infos = filesys.get_file_info(fs.FileSelector(path, allow_not_found=True))
+    names = [info.base_name for info in infos if info.base_name.startswith("index-")]
+    return [f"{out}/{name}" for name in names if exists(f"{out}/{name}/checkpoint/checkpoint.json")]
