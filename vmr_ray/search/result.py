@@ -44,23 +44,19 @@ class SearchRequest:
 
     def check(self, config: SearchConfig) -> None:
         """Raises VmrError if a searcher with this config does not take the request."""
-        check_query(self.query, config)
+        if not self.query.strip():
+            raise VmrError("the query is empty: describe what happens in a sentence")
+        if len(self.query) > config.max_query_chars:
+            raise VmrError(
+                f"the query has {len(self.query)} characters, "
+                f"at most {config.max_query_chars} are taken: shorten it"
+            )
         if not 1 <= self.top_k <= config.max_top_k:
             raise VmrError(f"top_k is {self.top_k}: it must be 1 to {config.max_top_k}")
         if self.offset < 0:
             raise VmrError(f"offset is {self.offset}: it must be at least 0")
         if self.video_ids is not None and not self.video_ids:
             raise VmrError("video_ids is empty: name a video, or leave it out to search all")
-
-
-def check_query(query: str, config: SearchConfig) -> None:
-    """Raises VmrError if the query is empty or too long."""
-    if not query.strip():
-        raise VmrError("the query is empty: describe what happens in a sentence")
-    if len(query) > config.max_query_chars:
-        raise VmrError(
-            f"the query has {len(query)} characters, at most {config.max_query_chars} are taken: shorten it"
-        )
 
 
 @dataclass(frozen=True)

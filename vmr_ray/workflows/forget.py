@@ -15,7 +15,7 @@ def forget_unlisted(
     store: FeatureStore,
     out: str,
     listed: Collection[str],
-    was_listed: Callable[[str], bool] = lambda uri: False,
+    was_listed: Callable[[str], bool] | None = None,
 ) -> int:
     """Delete the videos that are not in `listed` from every index OUT/index-*, then from the feature store.
 
@@ -25,8 +25,8 @@ def forget_unlisted(
     Args:
         out: a local directory or an object-storage URI.
         listed: the ids of the videos that stay.
-        was_listed: given the URI of an indexed video that is neither in `listed` nor in the store: whether
-            to delete it, too.
+        was_listed: called with the URI of indexed videos that are not in `listed`, returns whether to delete
+            them although they have no features; default: none of them.
 
     Returns:
         The number of videos deleted.
@@ -36,10 +36,12 @@ def forget_unlisted(
     """
     unlisted = set(store.video_ids()) - set(listed)
     forgotten = set(unlisted)
-    for index in _indexes(out):
+    for index in _indexes(out) if unlisted or was_listed else ():
         tables = IndexTables.open(index)
-        rows = tables.read_videos(columns=["video_id", "uri"])
-        leftover = {r["video_id"] for r in rows if r["video_id"] not in listed and was_listed(r["uri"])}
+        leftover = set()
+        if was_listed:
+            rows = tables.read_videos(columns=["video_id", "uri"])
+            leftover = {r["video_id"] for r in rows if r["video_id"] not in listed and was_listed(r["uri"])}
         tables.forget_videos(unlisted | leftover)
         forgotten |= leftover
     for video_id in unlisted:

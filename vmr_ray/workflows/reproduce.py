@@ -50,7 +50,7 @@ class FilesConfig(Section):
 
 
 class BenchmarkConfig(Section):
-    """What a recipe says beside the settings: where features and annotations come from."""
+    """Where the features and annotations of a recipe come from."""
 
     name: str = Field(description="of the features, in the store's `imported:<name>`")
     sources: tuple[SourceConfig, ...] = Field(min_length=1, description="joined in this order")

@@ -6,7 +6,7 @@ import pytest
 
 from vmr_ray.config import SearchConfig
 from vmr_ray.errors import VmrError
-from vmr_ray.search.result import SearchRequest, check_query
+from vmr_ray.search.result import SearchRequest
 
 CONFIG = SearchConfig(max_query_chars=5, max_top_k=3)
 
@@ -29,4 +29,3 @@ def test_an_invalid_request_is_refused(request_: SearchRequest, message: str):
 
 def test_a_valid_request_passes():
     SearchRequest("abcde", 3, ["a"], offset=7).check(CONFIG)
-    check_query("abcde", CONFIG)
