@@ -126,7 +126,7 @@ def assert_same(store: str, undisturbed: Path, count: int) -> None:
 
 
 def test_a_node_lost_in_embedding_changes_nothing(nodes: Cluster, features: Path, world, videos: Path):
-    """Then the pipeline fails because of a mistake in the input, which ends the job with its own exit code."""
+    """Then the pipeline fails because of a mistake in the input, which has its own exit code."""
     count = 9 * (1 + COPIES)
 
     def written() -> int:
