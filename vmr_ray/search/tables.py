@@ -79,17 +79,24 @@ class IndexTables:
         Raises:
             VmrError: there is no index, or it cannot be read.
         """
+        if tables := cls.find(index):
+            return tables
+        raise VmrError(
+            f"no index at {index}: make one with `vmr index FEATURES --checkpoint RUN/best --out {index}`"
+        )
+
+    @classmethod
+    def find(cls, index: str) -> IndexTables | None:
+        """As `open`, but None if there is no index, or an interrupted call has not created all tables."""
         try:
             connection = _connect(index)
             return cls(
                 *(connection.open_table(name) for name in ("videos", "windows", "segments", "deleted"))
             )
         except (ValueError, OSError, RuntimeError) as error:
-            if not isinstance(error, OSError) and "was not found" not in str(error):
-                raise VmrError(f"cannot read the index {index}: {one_line(error)}") from None
-            raise VmrError(
-                f"no index at {index}: make one with `vmr index FEATURES --checkpoint RUN/best --out {index}`"
-            ) from None
+            if isinstance(error, OSError) or "was not found" in str(error):
+                return None
+            raise VmrError(f"cannot read the index {index}: {one_line(error)}") from None
 
     @classmethod
     def create(cls, index: str, dim: int) -> IndexTables:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 
 from pyarrow import fs
 
 from vmr_ray.features import FeatureStore
 from vmr_ray.search.tables import IndexTables
-from vmr_ray.storage import exists, filesystem
+from vmr_ray.storage import filesystem
 
 
 def forget_unlisted(
@@ -36,9 +36,8 @@ def forget_unlisted(
     """
     unlisted = set(store.video_ids()) - set(listed)
     forgotten = set(unlisted)
-    for index in _indexes(out) if unlisted or was_listed else ():
-        tables = IndexTables.open(index)
-        leftover = set()
+    for tables in _indexes(out) if unlisted or was_listed else ():
+        leftover: set[str] = set()
         if was_listed:
             rows = tables.read_videos(columns=["video_id", "uri"])
             leftover = {r["video_id"] for r in rows if r["video_id"] not in listed and was_listed(r["uri"])}
@@ -49,9 +48,11 @@ def forget_unlisted(
     return len(forgotten)
 
 
-def _indexes(out: str) -> list[str]:
-    """The indexes in a folder whose checkpoint is complete."""
+def _indexes(out: str) -> Iterator[IndexTables]:
+    """The tables of the indexes in a folder. One that was interrupted before it had any holds no video."""
     filesys, path = filesystem(out)
-    infos = filesys.get_file_info(fs.FileSelector(path, allow_not_found=True))
-    names = [info.base_name for info in infos if info.base_name.startswith("index-")]
-    return [f"{out}/{name}" for name in names if exists(f"{out}/{name}/checkpoint/checkpoint.json")]
+    for info in filesys.get_file_info(fs.FileSelector(path, allow_not_found=True)):
+        if info.type == fs.FileType.Directory and info.base_name.startswith("index-"):
+            tables = IndexTables.find(f"{out}/{info.base_name}")
+            if tables is not None:
+                yield tables

@@ -25,9 +25,6 @@ def store(tmp_path: Path) -> FeatureStore:
         tables.videos.add(
             pa.Table.from_pylist([{"video_id": v, "uri": uri} for v, uri in uris.items()], VIDEO_SCHEMA)
         )
-        (tmp_path / name / "checkpoint").mkdir()
-        (tmp_path / name / "checkpoint" / "checkpoint.json").write_text("{}")
-    (tmp_path / "index-unfinished").mkdir()
     return store
 
 
@@ -41,6 +38,14 @@ def test_without_a_rule_only_videos_with_features_go(store: FeatureStore, tmp_pa
     assert store.video_ids() == [A]
     assert indexed(tmp_path) == [{A, "upload", "old"}] * 2
     assert forget_unlisted(store, str(tmp_path), {A}) == 0
+
+
+@pytest.mark.parametrize("left", ["checkpoint", "videos.lance"])
+def test_an_index_without_tables_is_passed_over(store: FeatureStore, tmp_path: Path, left: str):
+    """`left`: what an interrupted call had created, before the tables."""
+    (tmp_path / "index-interrupted" / left).mkdir(parents=True)
+    assert forget_unlisted(store, str(tmp_path), {A}, lambda uri: False) == 2
+    assert indexed(tmp_path) == [{A, "upload", "old"}] * 2
 
 
 def test_the_rule_names_others_by_their_uri(store: FeatureStore, tmp_path: Path):
