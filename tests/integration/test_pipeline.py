@@ -19,6 +19,7 @@ from vmr_ray.search.build import build_index
 from vmr_ray.search.searcher import Searcher
 from vmr_ray.search.tables import IndexTables
 from vmr_ray.training.train import train
+from vmr_ray.workflows.pipeline import load_plan, run_pipeline
 
 
 def files_of(store: Path) -> dict[str, bytes]:
@@ -247,3 +248,33 @@ def test_index_of_another_checkpoint_is_refused(index: Path, features: Path, tra
     save_checkpoint(tmp_path / "retrained", weights, load_network(trained.best)[1])
     with pytest.raises(VmrError, match="another checkpoint"):
         build_index(features, tmp_path / "retrained", index)
+
+
+def test_the_pipeline_does_what_has_changed(cluster, world, tmp_path: Path):
+    videos = tmp_path / "videos"
+    shutil.copytree(world.videos, videos)
+    removed = videos / "removed.mp4"
+    shutil.copyfile(min(world.videos.glob("*.mp4")), removed)
+    settings = {
+        "pipeline.videos": [str(videos)],
+        "pipeline.annotations": str(world.train),
+        "pipeline.test": str(world.test),
+        "pipeline.out": str(tmp_path / "out"),
+        "model.dim": 32,
+        "model.heads": 2,
+        "train.epochs": 2,
+        "train.cpus_per_worker": 0.5,
+    }
+
+    def statuses(**changed: object) -> dict[str, str]:
+        overrides = settings | {key.replace("__", "."): value for key, value in changed.items()}
+        outcome = run_pipeline(load_plan(None, [f"{k}={json.dumps(v)}" for k, v in overrides.items()]))
+        assert outcome.exit_code == 0, outcome
+        assert len(Searcher(outcome.index).videos()) == len(list(videos.glob("*.mp4")))
+        return {name: step.status for name, step in outcome.steps.items()}
+
+    assert set(statuses().values()) == {"done"}
+    assert set(statuses().values()) == {"skipped"}
+    removed.unlink()
+    again = {"embed": "done", "train": "skipped", "evaluate": "done", "index": "done"}
+    assert statuses(evaluate__nms=0.4) == again
