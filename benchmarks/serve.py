@@ -46,8 +46,8 @@ from rich.table import Table
 from vmr_ray.config import Config, IndexConfig, SearchConfig, TrainConfig
 from vmr_ray.errors import VmrError
 from vmr_ray.model.checkpoint import load_network, save_checkpoint
-from vmr_ray.search.build import add_vector_index
 from vmr_ray.search.searcher import Searcher
+from vmr_ray.search.tables import IndexTables
 from vmr_ray.serve import local
 from vmr_ray.serve.app import assemble
 
@@ -411,7 +411,7 @@ def stage1(index: Path, bodies: Sequence[Body], sizes: Sequence[int], folder: Pa
         rows, nearest = _mixed(vectors, size, rng, asked, wanted)
         segments = connection.create_table("segments", rows, mode="overwrite")
         began = time.monotonic()
-        add_vector_index(segments, IndexConfig())
+        IndexTables.add_vector_index(segments, IndexConfig())
         built = time.monotonic() - began
 
         def find(query: np.ndarray, exact: bool = False, table: Any = segments) -> tuple[float, set[int]]:
@@ -452,7 +452,7 @@ def stage1(index: Path, bodies: Sequence[Body], sizes: Sequence[int], folder: Pa
 
 
 def _segments(searcher: Searcher) -> Iterator[Any]:
-    found = searcher.tables["segments"].search().select(["vector"]).limit(None).to_arrow()
+    found = searcher.tables.segments.search().select(["vector"]).limit(None).to_arrow()
     yield from (batch.to_pandas() for batch in found.to_batches())
 
 

@@ -1,4 +1,4 @@
-"""Joining (or starting) a Ray cluster, quietly."""
+"""Joining (or starting) a Ray cluster, and the size of its pools of workers."""
 
 from __future__ import annotations
 
@@ -15,42 +15,56 @@ if TYPE_CHECKING:
     from ray.data import ActorPoolStrategy
 
 
-verbose = False  # Ray's own progress and logs are shown: `vmr -v`
+_quiet = False
+
+
+def quiet() -> None:
+    """Hide Ray's progress bars and logs in this process from the next `connect` on.
+
+    For a program such as `vmr`, whose output is its own: the levels of Ray's loggers change. A process that
+    does not call this keeps its logging as it is.
+    """
+    global _quiet
+    _quiet = True
 
 
 def connect(**options: Any) -> None:
-    """Join the cluster of RAY_ADDRESS or the one running here; else start one on this machine.
+    """Join the cluster of RAY_ADDRESS or the one running on this machine; else start one here.
 
-    Joins nothing when already connected. `options` go to `ray.init`.
+    Does not join again if this process is connected. `options` go to `ray.init`.
     """
-    # Ray's own notices are for operators; a person at a terminal asked for something else.
+    # Where these are not set, Ray warns that their defaults will change.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     import ray
-    from ray.data import DataContext
 
     if not ray.is_initialized():
-        options = {
-            "logging_level": logging.INFO if verbose else logging.ERROR,
-            "log_to_driver": verbose,
+        defaults = {
             "address": _address(),
-            **options,
+            "logging_level": logging.getLogger("ray").level,  # `ray.init` sets it: to what it is
+            **({"log_to_driver": False} if _quiet else {}),
         }
-        with nullcontext() if verbose else silence():
-            ray.init(**options)
+        with silence() if _quiet else nullcontext():
+            ray.init(**defaults | options)
+    if _quiet:
+        _hide_progress_and_logs()
+
+
+def _hide_progress_and_logs() -> None:
+    from ray.data import DataContext
+
     context = DataContext.get_current()
-    context.enable_progress_bars = verbose
-    context.enable_operator_progress_bars = verbose
-    context.print_on_execution_start = verbose
-    if not verbose:
-        for name in ("ray", "ray.train", "ray.serve"):
-            logging.getLogger(name).setLevel(logging.ERROR)
-        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what it says of errors it raises, too
+    context.enable_progress_bars = False
+    context.enable_operator_progress_bars = False
+    context.print_on_execution_start = False
+    for name in ("ray", "ray.train", "ray.serve"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # it logs the errors that it raises, too
 
 
 @contextmanager
 def silence() -> Iterator[None]:
-    """Nothing on stderr, not even from native code: Ray's own notices; what matters it raises."""
+    """Discard everything written to stderr, also by native code. Errors are still raised."""
     sys.stderr.flush()
     saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 2)
@@ -63,7 +77,7 @@ def silence() -> Iterator[None]:
 
 
 def _address() -> str | None:
-    """None lets Ray find its cluster; "local" if the last one here is dead, for Ray would wait for it."""
+    """None lets Ray find its cluster; "local" if the last one here is dead, because Ray would wait for it."""
     note = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")
     if os.environ.get("RAY_ADDRESS") or not note.exists():
         return None
@@ -76,16 +90,16 @@ def _address() -> str | None:
 
 
 def cluster_cpus() -> int:
-    """CPUs of the whole cluster as it is now, at least 1: workers may be yet to come."""
+    """The CPUs of the whole cluster at this moment, at least 1: workers may still join."""
     import ray
 
     return max(1, int(ray.cluster_resources().get("CPU", 1)))
 
 
-def growing_pool(tasks: int) -> ActorPoolStrategy:
-    """A worker for each CPU that there is now, and for each that joins later, at most one a task.
+def autoscaling_pool(tasks: int) -> ActorPoolStrategy:
+    """A worker for each CPU of the cluster, also for those that join later, but no more than `tasks`.
 
-    The workers must claim a CPU each: that is what ends the growth, and what lets the cluster grow.
+    The workers must claim one CPU each: this limits the pool, and lets the cluster add nodes.
     """
     from ray.data import ActorPoolStrategy
 
@@ -93,7 +107,7 @@ def growing_pool(tasks: int) -> ActorPoolStrategy:
 
 
 def cluster_gpus() -> float:
-    """GPUs of the whole cluster."""
+    """The GPUs of the whole cluster at this moment."""
     import ray
 
     return float(ray.cluster_resources().get("GPU", 0))

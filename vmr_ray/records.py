@@ -1,4 +1,4 @@
-"""Rows of JSONL and CSV files that people write: manifests and metadata."""
+"""Rows of the JSONL and CSV files that users write: manifests and metadata."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vmr_ray.storage import read_bytes
 
 
 def read_records(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The number of each line and the object or row in it; empty lines are skipped. CSV has texts only.
+    """Yields the number and the content of every line that is not empty. CSV values are always strings.
 
     Raises:
         VmrError: the file cannot be read, or a line is not a JSON object.

@@ -1,8 +1,8 @@
-"""Several nodes: jobs as on a cluster, on a head without CPUs, workers that come, and some that are lost.
+"""Jobs on several nodes: a head without CPUs, workers that join, and workers that are lost.
 
-What they make goes to object storage: a server on loopback that speaks S3's protocol.
+Results go to object storage: a server on loopback that speaks S3's protocol.
 
-The tests build on each other: what one has made, the next one goes on with.
+The tests build on each other: each continues with the results of the one before.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from vmr_ray.search.searcher import Searcher
 from vmr_ray.storage import filesystem
 from vmr_ray.training.train import train
 
-COPIES = 7  # of each video under other names: there must be a middle
+COPIES = 7  # of each video under other names, so that a job takes long enough to lose a node in its middle
 EVERY = 20  # epochs from one checkpoint to the next
 EPOCHS = 4 * EVERY
 SMALL = ("model.dim=32", "model.heads=2", "train.cpus_per_worker=0.5", f"train.evaluate_every={EVERY}")
@@ -62,7 +62,7 @@ def videos(world, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def results(pattern: str) -> list[str]:
-    """URIs of what the pipeline has made so far."""
+    """URIs of what the pipeline has written so far."""
     bucket, path = filesystem(OUT)
     found = bucket.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
     return [f"s3://{info.path}" for info in found if PurePosixPath(info.path).match(f"{path}/{pattern}")]
@@ -84,7 +84,7 @@ class Job:
         self._thread.start()
 
     def wait_for(self, condition: Callable[[], Any]) -> None:
-        """Until it is at a certain point."""
+        """Wait until the running job meets the condition."""
         deadline = time.monotonic() + 360
         while not condition():
             assert self._thread.is_alive(), self._done[0].stdout + self._done[0].stderr
@@ -92,7 +92,7 @@ class Job:
             time.sleep(0.02)
 
     def end(self) -> tuple[int, dict[str, Any], str]:
-        """Exit code of `ray job submit`, the outcome that the job printed last, and its log."""
+        """The exit code of `ray job submit`, the outcome that the job printed at its end, and its log."""
         self._thread.join()
         done = self._done[0]
         log = done.stdout + done.stderr
@@ -106,19 +106,19 @@ def statuses(outcome: dict[str, Any]) -> dict[str, str]:
 
 
 def digests(store: str | Path) -> dict[str, str]:
-    """Of the features of every video."""
+    """SHA-256 of the features of every video."""
     return {
         v.video_id: hashlib.sha256(v.features.tobytes()).hexdigest() for v in FeatureStore.open(str(store))
     }
 
 
 def embeds(node: Node, stage: str = "DecodeEncodeWrite") -> bool:
-    """Whether a worker on this node has its decoder, which is a process below it."""
+    """Whether a worker of this stage runs on the node and has started its decoder, a child process."""
     return any(f"({stage})" in title and descendants(pid) for pid, title in titles(node.pid).items())
 
 
 def assert_same(store: str, undisturbed: Path, count: int) -> None:
-    """The features of all videos and their copies are those of `undisturbed`, to the bit."""
+    """The features of all videos and their copies equal those of `undisturbed`, bit by bit."""
     found, expected = digests(store), digests(undisturbed)
     assert len(found) == count
     for name, digest in found.items():
@@ -126,22 +126,22 @@ def assert_same(store: str, undisturbed: Path, count: int) -> None:
 
 
 def test_a_node_lost_in_embedding_changes_nothing(nodes: Cluster, features: Path, world, videos: Path):
-    """And then the pipeline fails for a mistake in the input, which ends the job with its own exit code."""
+    """Then the pipeline fails because of a mistake in the input, which has its own exit code."""
     count = 9 * (1 + COPIES)
 
     def written() -> int:
         return len(results("features-*/chunks/*/*.parquet"))
 
     job = Job(nodes, world, videos, "train.workers=100")
-    # When it is submitted there is no CPU yet, as on a cloud.
+    # When the job is submitted, the cluster has no CPU yet, as in a cloud.
     nodes.join()
     nodes.join()
     job.wait_for(lambda: all(map(embeds, nodes.workers)) and written())
     nodes.lose(nodes.workers[1])
-    there = written()
+    written_before = written()
     nodes.join()
     code, outcome, log = job.end()
-    assert 0 < there < count, "it was not in the middle"
+    assert 0 < written_before < count, "the node was not lost in the middle"
 
     assert code != 0 and "exit code 2" in log and "Traceback" not in log, log
     assert statuses(outcome) == {
@@ -160,7 +160,7 @@ def test_a_node_lost_in_embedding_changes_nothing(nodes: Cluster, features: Path
 def test_encoders_go_to_the_nodes_with_gpus_and_a_lost_decoder_changes_nothing(
     nodes: Cluster, features: Path, videos: Path, tmp_path: Path
 ):
-    """The GPU is pretended (its encoder runs on a CPU), and none is there yet when the embedding begins."""
+    """The GPU is simulated (its encoder runs on a CPU), and no node has one yet when the embedding begins."""
     store, count = f"{OUT}/by-gpu", 9 * (1 + COPIES)
     done: list[subprocess.CompletedProcess[str]] = []
     command = ["vmr", "embed", videos, "-o", store, "--num-gpus", "1", "--set", "embed.device=cpu", "--json"]
@@ -181,17 +181,17 @@ def test_encoders_go_to_the_nodes_with_gpus_and_a_lost_decoder_changes_nothing(
     encoders = [node for node in nodes.workers if any("(Encode)" in t for t in titles(node.pid).values())]
     lost = next(node for node in nodes.workers if node is not accelerated)
     nodes.lose(lost)
-    there = len(results("by-gpu/chunks/*/*.parquet"))
+    written_before = len(results("by-gpu/chunks/*/*.parquet"))
     nodes.join()
     thread.join()
-    # A node whose torch cannot use its GPU says so, in one sentence.
-    mistaken = nodes.run("vmr", "embed", min(videos.iterdir()), "-o", tmp_path / "features")
+    # A node whose torch cannot use its GPU reports that in one sentence.
+    refused = nodes.run("vmr", "embed", min(videos.iterdir()), "-o", tmp_path / "features")
     nodes.lose(accelerated)
-    assert mistaken.returncode == 2 and "Traceback" not in mistaken.stderr, mistaken.stderr
-    assert "torch cannot use the device 'cuda'" in mistaken.stderr
+    assert refused.returncode == 2 and "Traceback" not in refused.stderr, refused.stderr
+    assert "torch cannot use the device 'cuda'" in refused.stderr
     assert encoders == [accelerated]
     assert done[0].returncode == 0, done[0].stderr
-    assert 0 < there < count, "it was not in the middle"
+    assert 0 < written_before < count, "the node was not lost in the middle"
     summary = json.loads(done[0].stdout)
     assert (summary["embedded"], summary["quarantined"]) == (count, [])
     assert_same(store, features, count)
@@ -200,10 +200,10 @@ def test_encoders_go_to_the_nodes_with_gpus_and_a_lost_decoder_changes_nothing(
 def test_a_node_lost_in_training_changes_nothing(
     nodes: Cluster, cluster, world, videos: Path, tmp_path: Path
 ):
-    """The pipeline goes on where it failed, and its training from the last checkpoint."""
+    """The pipeline resumes where it failed, and its training from the last checkpoint."""
 
     def history() -> list[dict[str, float]]:
-        """The rows that the newest stored checkpoint carries."""
+        """The rows of the newest stored checkpoint."""
         found: list[list[dict[str, float]]] = [[]]
         for uri in results("run-*/run/checkpoint_*/history.json"):
             bucket, path = filesystem(uri)
@@ -228,7 +228,7 @@ def test_a_node_lost_in_training_changes_nothing(
     fs.copy_files(store, str(tmp_path / "features"))
     rows = json.loads((tmp_path / "run" / "history.json").read_text())
     assert [row["epoch"] for row in rows] == list(range(EVERY, EPOCHS + 1, EVERY))
-    # With the first attempt's times: not trained again, but for one at most that was still being stored.
+    # The first attempt's times: its epochs were not trained again, except one at most, still being stored.
     assert rows[: len(before) - 1] == before[:-1]
     config = Config(
         model=ModelConfig(dim=32, heads=2),
@@ -241,19 +241,19 @@ def test_a_node_lost_in_training_changes_nothing(
 
 
 def test_only_what_changed_is_done_again(nodes: Cluster, world, videos: Path):
-    """A setting of the evaluation, and a video without annotations that is no longer there."""
-    gone = min(videos.glob("copy0_*"))
-    gone.unlink()
+    """A setting of the evaluation changes, and a video without annotations is removed."""
+    removed = min(videos.glob("copy0_*"))
+    removed.unlink()
     code, outcome, log = Job(nodes, world, videos, f"train.epochs={EPOCHS}", "evaluate.nms=0.4").end()
     assert code == 0, log
     assert statuses(outcome) == {"embed": "done", "train": "skipped", "evaluate": "done", "index": "done"}
     (index,) = results("index-*")
     indexed = {video["video_id"] for video in Searcher(index).videos()}
-    assert indexed == {video.name for video in videos.glob("*.mp4")} and gone.name not in indexed
+    assert indexed == {video.name for video in videos.glob("*.mp4")} and removed.name not in indexed
 
 
 def test_a_node_lost_in_serving_is_hardly_seen(nodes: Cluster, world, tmp_path: Path):
-    """Two replicas on two nodes, deployed as the README does; one node goes, and another one comes."""
+    """Two replicas on two nodes, deployed as the README does; one node is lost, and another one joins."""
     port, (index,) = free_port(), results("index-*")
     config = yaml.safe_load((ROOT / "serve_configs" / "local.yaml").read_text())
     config["http_options"]["port"] = port
@@ -269,12 +269,12 @@ def test_a_node_lost_in_serving_is_hardly_seen(nodes: Cluster, world, tmp_path: 
     def replicas(node: Node) -> int:
         return sum("Ranker" in title or "Api" in title for title in titles(node.pid).values())
 
-    ask = {"query": "the red ball spins", "top_k": 3}
+    body = {"query": "the red ball spins", "top_k": 3}
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
 
         def answer() -> int:
             try:
-                return client.post("/v1/search", json=ask).status_code
+                return client.post("/v1/search", json=body).status_code
             except httpx.TransportError:
                 return 0
 
@@ -285,7 +285,7 @@ def test_a_node_lost_in_serving_is_hardly_seen(nodes: Cluster, world, tmp_path: 
                 time.sleep(0.5)
 
         until(lambda: answer() == 200 and all(replicas(node) == 2 for node in nodes.workers))
-        found = client.post("/v1/search", json=ask).json()["results"]
+        found = client.post("/v1/search", json=body).json()["results"]
         assert len(found) == 3
         lost = max(nodes.workers, key=replicas)
         statuses: Counter[int] = Counter()
@@ -296,10 +296,10 @@ def test_a_node_lost_in_serving_is_hardly_seen(nodes: Cluster, world, tmp_path: 
             time.sleep(0.1)
         assert set(statuses) <= {200, 503} and statuses[200] >= 20, statuses
         until(lambda: all(replicas(node) == 2 for node in nodes.workers))
-        again = client.post("/v1/search", json=ask).json()["results"]
+        again = client.post("/v1/search", json=body).json()["results"]
         assert [(m["video_id"], m["start"]) for m in again] == [(m["video_id"], m["start"]) for m in found]
 
-        # Into an index on object storage videos are added as into any other.
+        # Videos are added to an index on object storage as to any other.
         nodes.join()
         data, name = min(world.videos.glob("*.mp4")).read_bytes(), "uploaded.mp4"
         sent = client.post(
@@ -308,11 +308,11 @@ def test_a_node_lost_in_serving_is_hardly_seen(nodes: Cluster, world, tmp_path: 
         assert sent.status_code == 202, sent.text
         until(lambda: client.get(f"/v1/jobs/{sent.json()['job_id']}").json()["status"] in ("done", "failed"))
         assert client.get(f"/v1/jobs/{sent.json()['job_id']}").json()["status"] == "done"
-        own = client.post("/v1/search", json={**ask, "video_ids": [name]}).json()["results"]
+        own = client.post("/v1/search", json={**body, "video_ids": [name]}).json()["results"]
         assert own and {m["video_id"] for m in own} == {name}
         part = client.get(f"/v1/videos/{name}/stream", headers={"range": "bytes=10-19"})
         assert part.status_code == 206 and part.content == data[10:20]
         assert results(f"index-*/ingest/uploads/{name}")
         assert client.delete(f"/v1/videos/{name}").status_code == 204
-        assert client.post("/v1/search", json={**ask, "video_ids": [name]}).status_code == 400
+        assert client.post("/v1/search", json={**body, "video_ids": [name]}).status_code == 400
         assert not results(f"index-*/ingest/uploads/{name}")

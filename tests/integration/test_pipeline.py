@@ -17,7 +17,9 @@ from vmr_ray.features import FeatureStore
 from vmr_ray.model.checkpoint import load_network, save_checkpoint
 from vmr_ray.search.build import build_index
 from vmr_ray.search.searcher import Searcher
+from vmr_ray.search.tables import IndexTables
 from vmr_ray.training.train import train
+from vmr_ray.workflows.pipeline import load_plan, run_pipeline
 
 
 def files_of(store: Path) -> dict[str, bytes]:
@@ -64,7 +66,7 @@ def test_embed_adds_only_what_is_new(cluster, world, tmp_path: Path):
     assert (calls[0].videos, calls[0].done, calls[0].seconds_left) == (4, 1, None)
     assert (calls[-1].done, calls[-1].failed, calls[-1].seconds_left) == (2, 2, 0)
     assert {row.video_id for row in FeatureStore.open(str(out)).quarantine.rows()} == {"bad.mp4", "fake.mkv"}
-    # A mended file leaves quarantine; a changed one is embedded anew.
+    # A repaired file leaves quarantine; a changed one is embedded again.
     shutil.copy2(world.videos / names[2], videos / "bad.mp4")
     (videos / "fake.mkv").unlink()
     shutil.copyfile(world.videos / names[2], videos / names[0])
@@ -170,7 +172,7 @@ def test_search_agrees_with_evaluation(index: Path, trained, features: Path, wor
 
 
 @pytest.mark.parametrize(
-    ("query", "options", "told"),
+    ("query", "options", "message"),
     [
         ("  ", {}, "query is empty"),
         ("x" * 10_000_000, {}, "at most 1000"),
@@ -178,8 +180,8 @@ def test_search_agrees_with_evaluation(index: Path, trained, features: Path, wor
         ("ok", {"video_ids": ["it's not there"]}, '"it\'s not there" is not in the index'),
     ],
 )
-def test_bad_queries_are_named(index: Path, query: str, options: dict, told: str):
-    with pytest.raises(VmrError, match=told):
+def test_bad_queries_are_named(index: Path, query: str, options: dict, message: str):
+    with pytest.raises(VmrError, match=message):
         Searcher(index).search(query, **options)
 
 
@@ -196,7 +198,7 @@ def test_index_adds_only_what_is_new(trained, features: Path, world, tmp_path: P
     assert build_index(store, trained.best, tmp_path / "index").added == 0
 
 
-def test_a_changed_video_is_indexed_anew(trained, features: Path, world, cluster, tmp_path: Path):
+def test_a_changed_video_is_indexed_again(trained, features: Path, world, cluster, tmp_path: Path):
     videos, store, out = (tmp_path / name for name in ("videos", "features", "index"))
     videos.mkdir()
     first, second = sorted(world.videos.glob("*.mp4"))[:2]
@@ -212,6 +214,28 @@ def test_a_changed_video_is_indexed_anew(trained, features: Path, world, cluster
     assert build_index(store, trained.best, out).added == 0
 
 
+def test_an_interrupted_index_is_completed(trained, features: Path, index: Path, tmp_path: Path):
+    """Killed while it copied the checkpoint, and while it stored the rows of two videos."""
+    weights = (Path(trained.best) / "model.safetensors").read_bytes()
+    out = tmp_path / "index"
+    (out / "checkpoint").mkdir(parents=True)
+    (out / "checkpoint" / "model.safetensors").write_bytes(weights[:1000])
+    with pytest.raises(VmrError, match="no index at"):
+        Searcher(out)
+    whole = Searcher(index).search("the red ball spins", top_k=100).moments
+    assert build_index(features, trained.best, out).added == 9
+    assert Searcher(out).search("the red ball spins", top_k=100).moments == whole
+
+    tables = IndexTables.open(str(out))
+    first, second = sorted(tables.video_ids())[:2]
+    tables.videos.delete(f"video_id = '{first}'")
+    for table in (tables.videos, tables.segments):
+        table.delete(f"video_id = '{second}'")
+    assert build_index(features, trained.best, out).added == 2
+    assert Searcher(out).search("the red ball spins", top_k=100).moments == whole
+    assert tables.windows.count_rows() == IndexTables.open(str(index)).windows.count_rows()
+
+
 def test_index_of_another_checkpoint_is_refused(index: Path, features: Path, trained, tmp_path: Path):
     other = tmp_path / "checkpoint"
     shutil.copytree(trained.best, other)
@@ -224,3 +248,33 @@ def test_index_of_another_checkpoint_is_refused(index: Path, features: Path, tra
     save_checkpoint(tmp_path / "retrained", weights, load_network(trained.best)[1])
     with pytest.raises(VmrError, match="another checkpoint"):
         build_index(features, tmp_path / "retrained", index)
+
+
+def test_the_pipeline_does_what_has_changed(cluster, world, tmp_path: Path):
+    videos = tmp_path / "videos"
+    shutil.copytree(world.videos, videos)
+    removed = videos / "removed.mp4"
+    shutil.copyfile(min(world.videos.glob("*.mp4")), removed)
+    settings = {
+        "pipeline.videos": [str(videos)],
+        "pipeline.annotations": str(world.train),
+        "pipeline.test": str(world.test),
+        "pipeline.out": str(tmp_path / "out"),
+        "model.dim": 32,
+        "model.heads": 2,
+        "train.epochs": 2,
+        "train.cpus_per_worker": 0.5,
+    }
+
+    def statuses(**changed: object) -> dict[str, str]:
+        overrides = settings | {key.replace("__", "."): value for key, value in changed.items()}
+        outcome = run_pipeline(load_plan(None, [f"{k}={json.dumps(v)}" for k, v in overrides.items()]))
+        assert outcome.exit_code == 0, outcome
+        assert len(Searcher(outcome.index).videos()) == len(list(videos.glob("*.mp4")))
+        return {name: step.status for name, step in outcome.steps.items()}
+
+    assert set(statuses().values()) == {"done"}
+    assert set(statuses().values()) == {"skipped"}
+    removed.unlink()
+    again = {"embed": "done", "train": "skipped", "evaluate": "done", "index": "done"}
+    assert statuses(evaluate__nms=0.4) == again

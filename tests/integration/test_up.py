@@ -11,12 +11,15 @@ import pytest
 
 from tests.tiny_hf import save_tiny
 from vmr_ray import cli
+from vmr_ray.errors import VmrError
 from vmr_ray.search.searcher import Searcher
+from vmr_ray.search.tables import IndexTables
+from vmr_ray.workflows import up as workflow
 
 
 @pytest.fixture
 def up(tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """`vmr up` on tmp_path/videos, asked one thing; what it said."""
+    """`vmr up` on tmp_path/videos, with one query; returns what it printed."""
 
     def run(*model: object) -> str:
         words = ["up", tmp_path / "videos", "--dir", tmp_path / "state", *model]
@@ -56,6 +59,42 @@ def test_a_folder_is_followed(trained, world, tmp_path: Path, up: Callable[..., 
     (folder / first.name).unlink()
     assert "1 embedded, 1 indexed, 1 gone" in up(*model)
     assert searchable() == {second.name, third.name}
-    shutil.copy(first, folder)  # it is back
+    shutil.copy(first, folder)  # it has come back
     assert "1 embedded, 1 indexed, 0 gone" in up(*model)
     assert searchable() == {first.name, second.name, third.name}
+
+
+def test_it_is_callable_without_the_command_line(trained, world, tmp_path: Path):
+    folder, state = tmp_path / "videos", tmp_path / "state"
+    folder.mkdir()
+    first, second = sorted(world.videos.glob("*.mp4"))[:2]
+    shutil.copy(first, folder)
+    shutil.copy(second, folder)
+    (folder / "bad.mp4").write_text("not a video")
+    done = []
+    result = workflow.up(
+        folder, trained.best, state=state, index_progress=lambda n, todo: done.append((n, todo))
+    )
+    assert (result.videos, result.embedded, result.indexed, result.forgotten) == (2, 2, 2, 0)
+    assert [row.video_id for row in result.quarantined] == ["bad.mp4"] and done[-1] == (2, 2)
+    assert Path(result.index).parent == Path(result.features).parent == state
+    assert len(Searcher(result.index).search("a dog runs").moments) > 0
+
+    # A file that leaves the folder is forgotten; one that was uploaded to the service stays.
+    tables = IndexTables.open(result.index)
+    (row,) = tables.read_videos([second.name])
+    uploaded = {**row, "video_id": "uploaded.mp4", "uri": f"{result.index}/ingest/uploads/uploaded.mp4"}
+    tables.videos.add([uploaded])
+    (folder / second.name).unlink()
+    result = workflow.up(folder, trained.best, state=state)
+    assert (result.videos, result.embedded, result.indexed, result.forgotten) == (2, 0, 0, 1)
+    assert set(tables.video_ids()) == {first.name, "uploaded.mp4"}
+
+
+def test_one_model_is_needed(tmp_path: Path):
+    with pytest.raises(VmrError, match="there is no folder"):
+        workflow.up(tmp_path / "gone", "run/best")
+    with pytest.raises(VmrError, match="give either a checkpoint or an hf: encoder"):
+        workflow.up(tmp_path)
+    with pytest.raises(VmrError, match="resnet cannot search untrained"):
+        workflow.up(tmp_path, encoder="resnet")

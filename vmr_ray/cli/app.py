@@ -59,7 +59,8 @@ def _options(
     if version:
         out.print(__version__)
         raise typer.Exit
-    cluster.verbose = verbose
+    if not verbose:
+        cluster.quiet()
 
 
 def _verbose_first(words: list[str]) -> list[str]:

@@ -120,7 +120,8 @@ def index(
 
     Without a --checkpoint, features of an hf: model are ranked by its own similarity, untrained.
     """
-    from vmr_ray.search.build import build_index, read_metadata
+    from vmr_ray.search.build import build_index
+    from vmr_ray.search.metadata import read_metadata
 
     with progress_bar("indexing", None) as bar:
         summary = build_index(

@@ -142,7 +142,7 @@ def ray() -> Finding:
     """In a process of its own: a cluster that does not answer must not stop the doctor."""
     address = os.environ.get("RAY_ADDRESS", "")
     code = (
-        "from vmr_ray.cluster import connect, cluster_cpus; connect(); import ray; "
+        "from vmr_ray.cluster import connect, cluster_cpus, quiet; quiet(); connect(); import ray; "
         "print(ray.__version__, cluster_cpus()); ray.shutdown()"
     )
     mend = (

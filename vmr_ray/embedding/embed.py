@@ -53,7 +53,16 @@ def embed(
             store holds other features.
     """
     config = config or EmbedConfig()
-    videos = find_videos(inputs, config.storage_roots)
+    return embed_videos(find_videos(inputs, config.storage_roots), out, config, progress)
+
+
+def embed_videos(
+    videos: Sequence[Video],
+    out: str | Path,
+    config: EmbedConfig,
+    progress: Callable[[Progress], None] | None = None,
+) -> Summary:
+    """As `embed`, for videos that `find_videos` has listed."""
     _, dim = frame_spec(config.encoder)
     store = FeatureStore.create(str(out), StoreSpec(config.encoder, dim, config.decode.sampling))
     done = store.finished(videos)

@@ -108,7 +108,7 @@ def evaluate(
     import pyarrow.parquet as pq
     import ray
 
-    from vmr_ray.cluster import connect, growing_pool
+    from vmr_ray.cluster import autoscaling_pool, connect
 
     config = config or EvaluateConfig()
     info = load_info(checkpoint)
@@ -144,7 +144,7 @@ def evaluate(
             batch_size=config.batch_videos,
             batch_format="pyarrow",
             fn_constructor_args=(str(checkpoint), store.root, config),
-            compute=growing_pool(tasks),
+            compute=autoscaling_pool(tasks),
             num_cpus=1,
         )
         .iter_batches(batch_size=None, batch_format="pyarrow")

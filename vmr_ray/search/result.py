@@ -1,6 +1,6 @@
-"""A search and its result: what is asked, what is found, and how people see it.
+"""A search request and its result.
 
-A result shows itself as a table with timelines in a notebook, and as columns of text at a prompt.
+A result displays itself as a table with timelines in a notebook, and as columns of text at a prompt.
 """
 
 from __future__ import annotations
@@ -10,9 +10,12 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Literal
 
+from vmr_ray.config import SearchConfig
+from vmr_ray.errors import VmrError
 from vmr_ray.schema import Moment
+from vmr_ray.search.metadata import Value
 
-Filter = Mapping[str, str | int | float | bool | Sequence[str | int | float | bool]]
+Filter = Mapping[str, Value | Sequence[Value]]
 
 
 @dataclass(frozen=True)
@@ -21,13 +24,13 @@ class SearchRequest:
 
     Attributes:
         query: what happens in the moment, as a sentence.
-        top_k: so many moments at most (with `group_by="video"`: videos).
+        top_k: the number of moments to return (with `group_by="video"`: of videos).
         video_ids: search these videos only.
-        filter: search the videos only whose metadata has this value (or one of these values) in each field.
-        min_score: leave out what scores lower.
+        filter: search only videos whose metadata has this value (or one of these values) in each field.
+        min_score: leave out moments with a lower score.
         group_by: "moment", or "video" for the best moment of each video only.
-        offset: leave out so many of the best: the next page begins there.
-        saliency: say how each frame of the found videos fits, too.
+        offset: skip this many of the best moments: the next page begins at `offset + top_k`.
+        saliency: also return how well each frame of the found videos fits.
     """
 
     query: str
@@ -39,12 +42,28 @@ class SearchRequest:
     offset: int = 0
     saliency: bool = False
 
+    def check(self, config: SearchConfig) -> None:
+        """Raises VmrError if a searcher with this config does not take the request."""
+        if not self.query.strip():
+            raise VmrError("the query is empty: describe what happens in a sentence")
+        if len(self.query) > config.max_query_chars:
+            raise VmrError(
+                f"the query has {len(self.query)} characters, "
+                f"at most {config.max_query_chars} are taken: shorten it"
+            )
+        if not 1 <= self.top_k <= config.max_top_k:
+            raise VmrError(f"top_k is {self.top_k}: it must be 1 to {config.max_top_k}")
+        if self.offset < 0:
+            raise VmrError(f"offset is {self.offset}: it must be at least 0")
+        if self.video_ids is not None and not self.video_ids:
+            raise VmrError("video_ids is empty: name a video, or leave it out to search all")
+
 
 @dataclass(frozen=True)
 class Saliency:
-    """How surely the frames of a video that search looked at belong to the moment.
+    """How surely the frames of a video belong to the moment, for the frames that stage 2 scored.
 
-    `times` [n] the middles of the frames, in seconds; `values` [n] in [0, 1].
+    `times` [n] are the middles of the frames in seconds, `values` [n] lie in [0, 1].
     """
 
     times: list[float]
@@ -53,11 +72,15 @@ class Saliency:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The moments of one query, best first, and where the time went (milliseconds by stage).
+    """The moments of one query, best first. `print` and notebooks show it as a table.
 
-    `candidates` are the videos that stage 1 passed on to stage 2, nearest first; `more` whether there are
-    results behind these; `saliency` has the videos of the moments, if it was asked for; `durations` (seconds)
-    the videos of the moments. `print` and notebooks show it as a table.
+    Attributes:
+        took_ms: milliseconds by stage.
+        candidates: ids of the videos that stage 1 passed on to stage 2, nearest first.
+        more: whether a next page has moments.
+        model_version: the checksum of the checkpoint that ranked.
+        saliency: by video_id, for the videos of the moments, if it was requested.
+        durations: seconds by video_id, for the videos of the moments.
     """
 
     query: str
@@ -85,23 +108,23 @@ def timecode(seconds: float) -> str:
 
 def as_text(result: SearchResult) -> str:
     """The query and one line a moment: rank, video, start, end, score."""
-    wide = max((len(m.video_id) for m in result.moments), default=0)
+    width = max((len(m.video_id) for m in result.moments), default=0)
     lines = [
-        f"{rank:2}  {m.video_id:{wide}}  {timecode(m.start):>7} - {timecode(m.end):>7}  {m.score:7.2f}"
+        f"{rank:2}  {m.video_id:{width}}  {timecode(m.start):>7} - {timecode(m.end):>7}  {m.score:7.2f}"
         for rank, m in enumerate(result.moments, start=1)
     ]
     return "\n".join([f"{result.query!r}: {len(lines)} moments", *lines])
 
 
 def as_html(result: SearchResult) -> str:
-    """A table whose last column shows each moment's place in its video; every text is escaped."""
+    """A table whose last column shows where in its video each moment lies. All text is escaped."""
     rows = []
     for rank, m in enumerate(result.moments, start=1):
         length = max(result.durations.get(m.video_id, m.end), m.end, 1e-9)
-        left, wide = 200 * m.start / length, max(2.0, 200 * (m.end - m.start) / length)
+        left, width = 200 * m.start / length, max(2.0, 200 * (m.end - m.start) / length)
         bar = (
             '<svg width="200" height="10" role="img"><rect y="4" width="200" height="2" fill="#999"/>'
-            f'<rect x="{min(left, 198):.1f}" width="{wide:.1f}" height="10" rx="2" fill="#2a7"/></svg>'
+            f'<rect x="{min(left, 198):.1f}" width="{width:.1f}" height="10" rx="2" fill="#2a7"/></svg>'
         )
         cells = (rank, m.video_id, timecode(m.start), timecode(m.end), f"{m.score:.2f}")
         rows.append(

@@ -127,8 +127,9 @@ class Ingest:
     """Adds and deletes videos. One replica: an index has one writer."""
 
     def __init__(self, settings: ServeArgs):
-        from vmr_ray.cluster import connect
+        from vmr_ray.cluster import connect, quiet
 
+        quiet()
         connect()
         self.queue = IngestQueue(settings.index)
 

@@ -26,7 +26,9 @@ from vmr_ray.config import DecodeConfig, EmbedConfig
 from vmr_ray.errors import VmrError
 from vmr_ray.features import FeatureStore
 from vmr_ray.model.checkpoint import load_info
-from vmr_ray.search.build import Metadata, build_index, delete_videos, open_tables, quoted
+from vmr_ray.search.build import build_index
+from vmr_ray.search.metadata import Metadata
+from vmr_ray.search.tables import IndexTables
 from vmr_ray.storage import filesystem, is_below, is_remote, is_uri, write_json
 from vmr_ray.video.sources import VIDEO_SUFFIXES
 
@@ -73,8 +75,7 @@ class IngestQueue:
         with self._adding:  # two requests for one video must not both find it missing
             known = [job for job in list(self._jobs.values()) if job.video_id == video_id]
             waiting = any(job.status in _UNFINISHED for job in known)
-            tables = open_tables(self.index)
-            if waiting or tables["videos"].count_rows(f"video_id IN {quoted([video_id])}"):
+            if waiting or IndexTables.open(self.index).has_video(video_id):
                 raise VmrError(
                     f"the video {video_id!r} is in the index already: "
                     "delete it first, or choose another video_id"
@@ -89,7 +90,7 @@ class IngestQueue:
 
     def delete(self, video_id: str) -> None:
         """Out of the index, with what adding it has left. Raises VmrError if it is not indexed."""
-        delete_videos(self.index, [video_id])
+        IndexTables.open(self.index).delete_videos([video_id])
         remove_upload(self.index, video_id)
         with suppress(VmrError):  # nothing was ever added here
             FeatureStore.open(f"{self.index}/ingest/features").delete(video_id)

@@ -43,7 +43,7 @@ def start(
 
     from vmr_ray.cluster import connect
     from vmr_ray.model.checkpoint import check_weights, load_info
-    from vmr_ray.search.build import open_tables
+    from vmr_ray.search.tables import IndexTables
     from vmr_ray.serve.app import assemble
     from vmr_ray.serve.auth import ENVIRONMENT, is_loopback
 
@@ -67,7 +67,7 @@ def start(
         replicas,
     )
     connect()
-    open_tables(index)
+    IndexTables.open(index)
     checkpoint = f"{index}/checkpoint"
     # Its error is for a person here, and a traceback in a replica.
     check_weights(checkpoint, load_info(checkpoint))

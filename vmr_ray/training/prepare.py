@@ -90,7 +90,7 @@ def prepare(
     """
     import ray
 
-    from vmr_ray.cluster import growing_pool
+    from vmr_ray.cluster import autoscaling_pool
 
     items = [
         {
@@ -121,7 +121,7 @@ def prepare(
             batch_size=_PREPARE_VIDEOS,
             batch_format="pyarrow",
             fn_constructor_args=(store.root, text_name),
-            compute=growing_pool(math.ceil(len(items) / _PREPARE_VIDEOS)),
+            compute=autoscaling_pool(math.ceil(len(items) / _PREPARE_VIDEOS)),
             num_cpus=1,
         ).write_parquet(out)
     write_bytes(f"{out}/{marker}", b"")

@@ -1,4 +1,4 @@
-"""Videos and annotations -> index: embed, train, evaluate, index. The same call goes on where it stopped.
+"""Videos and annotations -> index: embed, train, evaluate, index. The same call resumes where it stopped.
 
 OUT/features-*       the feature store, one for each encoder and sampling
 OUT/run-*            the run of `train`, one for each set of settings and annotations; report/ in it
@@ -23,23 +23,24 @@ from pydantic import Field
 
 from vmr_ray.annotations import load_annotations
 from vmr_ray.annotations.video_ids import by_video
-from vmr_ray.config import Config, Section, load_as
-from vmr_ray.embedding.embed import embed
+from vmr_ray.config import Config, EmbedConfig, Section, load_as
+from vmr_ray.embedding.embed import embed_videos
 from vmr_ray.errors import VmrError, one_line
 from vmr_ray.evaluation.evaluate import evaluate
 from vmr_ray.features import FeatureStore
 from vmr_ray.model.checkpoint import load_info
-from vmr_ray.schema import Annotation
-from vmr_ray.search.build import build_index, forget_videos
+from vmr_ray.schema import Annotation, Video
+from vmr_ray.search.build import build_index
 from vmr_ray.storage import absolute, exists, filesystem, is_remote, read_json, short_hash, write_json
 from vmr_ray.training.train import identity, train
 from vmr_ray.video.sources import find_videos
+from vmr_ray.workflows.forget import forget_unlisted
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 class PipelineConfig(Section):
-    """What goes in and out."""
+    """Inputs and outputs."""
 
     videos: tuple[str, ...] = Field(min_length=1, description="files, directories, globs, manifests, URIs")
     annotations: str = Field(description="to train on: a path or URI")
@@ -51,24 +52,24 @@ class PipelineConfig(Section):
 
 
 class Plan(Config):
-    """The sections of every config, and what the pipeline is to do."""
+    """The sections of every config, and the pipeline's own."""
 
     pipeline: PipelineConfig
 
 
 @dataclass
 class Step:
-    """One step of the pipeline: what became of it, and what its own job would have printed."""
+    """One step of the pipeline. `result` is what the step's own job would have printed."""
 
     status: Literal["done", "skipped", "failed", "pending"] = "pending"
-    seconds: float = 0.0  # of work, also if that was in an earlier call
+    seconds: float = 0.0  # of work; a skipped step has those of the call that did it
     result: dict[str, Any] = field(default_factory=dict)
     error: str | None = None
 
 
 @dataclass
 class Outcome:
-    """Every step of a call, and what serves: empty until it is there."""
+    """The steps of one call. `checkpoint` and `index` are empty until they exist."""
 
     out: str
     steps: dict[str, Step]
@@ -86,154 +87,172 @@ def load_plan(path: str | Path | None = None, overrides: Sequence[str] = ()) -> 
     return load_as(Plan, path, overrides)
 
 
-def run_pipeline(plan: Plan, say: Say = lambda text: None) -> Outcome:
+def run_pipeline(plan: Plan, log: Log = lambda line: None) -> Outcome:
     """Do every step that is not finished with these settings and inputs.
 
-    A failure ends the pipeline and is told in the outcome, not raised; the same call goes on there.
+    A failure ends the pipeline and is reported in the outcome, not raised; the same call resumes there.
 
     Args:
-        say: called with one line at the beginning and the end of a step, and with the trace of a crash.
+        log: called with one line at the beginning and the end of a step, and with the traceback of a crash.
     """
-    given, config = plan.pipeline, Config(**{name: getattr(plan, name) for name in Config.model_fields})
-    out = absolute(given.out).rstrip("/")
-    names = ("embed", "train", *(["evaluate"] if given.test else []), "index")
+    section, config = plan.pipeline, Config(**{name: getattr(plan, name) for name in Config.model_fields})
+    out = absolute(section.out).rstrip("/")
+    names = ("embed", "train", *(["evaluate"] if section.test else []), "index")
     outcome = Outcome(out, {name: Step() for name in names})
+    steps = StepRunner(outcome, log)
     with tempfile.TemporaryDirectory() as scratch:
-        run = _Run(out, outcome, say)
         try:
             files = {
                 name: _local(path, f"{scratch}/{name}")
                 for name in ("annotations", "val", "test")
-                if (path := getattr(given, name))
+                if (path := getattr(section, name))
             }
-            # All of them before hours of embedding: a mistake in a line is told at once.
+            # All of them before hours of embedding: a mistake in a line is reported at once.
             rows = {name: load_annotations(path) for name, path in files.items()}
-            _steps(run, config, given.videos, files, rows)
+            videos = find_videos(section.videos, config.embed.storage_roots)
+            _run(steps, config, videos, files, rows)
         except Exception as error:
-            run.fail(error)
+            steps.fail(error)
     return outcome
 
 
-def _steps(
-    run: _Run,
+def _run(
+    steps: StepRunner,
     config: Config,
-    inputs: Sequence[str],
+    videos: Sequence[Video],
     files: dict[str, Path],
     rows: dict[str, list[Annotation]],
 ) -> None:
-    embedding = config.embed
-    features = f"{run.out}/features-{_digest(embedding.encoder, embedding.decode.sampling)}"
-    videos = find_videos(inputs, embedding.storage_roots)
+    """All steps. `files` and `rows` are the annotations, by "annotations", "val" and "test"."""
+    out, outcome = steps.outcome.out, steps.outcome
+    features = f"{out}/features-{_digest(config.embed.encoder, config.embed.decode.sampling)}"
+    with steps.work("embed") as step:  # never skipped: it finds out itself which videos are finished
+        _embed(step, out, features, videos, config.embed, steps.log)
 
-    with run.step("embed") as step:  # always: it knows itself which videos are finished
-        assert step
-        summary = embed(inputs, features, embedding)
-        step.result = asdict(summary)
-        failed = len(summary.quarantined)
-        if failed > embedding.max_failed * summary.videos:
-            raise _WorkError(
-                f"{failed} of {summary.videos} videos are quarantined, more than the share "
-                f"embed.max_failed={embedding.max_failed:g}; the first, "
-                f"{summary.quarantined[0].video_id}: {summary.quarantined[0].error}"
-            )
-        store = FeatureStore.open(features)
-        gone = _forget(run.out, store, {video.video_id for video in videos})
-        if gone:
-            run.say(f"embed: {gone} videos are no longer listed, and taken out")
-        if not summary.embedded and not failed and not gone:
-            step.status = "skipped"
-
+    store = FeatureStore.open(features)
     chunks = store.files()
-    versions = {video: store.version(held) for video, held in chunks.items()}
+    versions = {video_id: store.version(addresses) for video_id, addresses in chunks.items()}
 
-    def used(*names: str) -> list[Any]:
-        """The annotations of these files, and the features that they find."""
-        there = [by_video(rows[name], chunks) if name in rows else {} for name in names]
-        return [
-            repr(list(map(rows.get, names))),
-            sorted({(v, versions[v]) for group in there for v in group}),
-        ]
+    def inputs(*names: str) -> list[Any]:
+        """These annotations, and the versions of the features of their videos."""
+        annotated = {v for name in names if name in rows for v in by_video(rows[name], chunks)}
+        return [repr([rows.get(name) for name in names]), sorted((v, versions[v]) for v in annotated)]
 
-    learned = used("annotations", "val")
-    trained = f"{run.out}/run-{_digest(identity(config), features, *learned)}"
-    made = f"{trained}/history.json"
-    with run.step("train", made, _json(config.model), _json(config.train), trained) as step:
-        if step:
-            result = train(features, files["annotations"], trained, config, files.get("val"))
-            step.result = {key: value for key, value in asdict(result).items() if key != "history"}
-    version = load_info(f"{trained}/best").version
-    run.outcome.checkpoint = f"{trained}/best"
+    learned = inputs("annotations", "val")
+    run = f"{out}/run-{_digest(identity(config), features, *learned)}"
+
+    def train_result() -> dict[str, Any]:
+        result = train(features, files["annotations"], run, config, files.get("val"))
+        return {key: value for key, value in asdict(result).items() if key != "history"}
+
+    steps.once("train", f"{run}/history.json", [_json(config.model), _json(config.train), run], train_result)
+    outcome.checkpoint = checkpoint = f"{run}/best"
+    version = load_info(checkpoint).version
 
     if "test" in files:
-        report = f"{trained}/report"
-        made = f"{report}/metrics.json"
-        with run.step("evaluate", made, _json(config.evaluate), version, used("test")) as step:
-            if step:
-                measured = evaluate(
-                    run.outcome.checkpoint, features, files["test"], report, config.evaluate, report
-                )
-                step.result = asdict(measured)
+        report = f"{run}/report"
+        steps.once(
+            "evaluate",
+            f"{report}/metrics.json",
+            [_json(config.evaluate), version, inputs("test")],
+            lambda: asdict(evaluate(checkpoint, features, files["test"], report, config.evaluate, report)),
+        )
 
-    index = f"{run.out}/index-{_digest(version, _json(config.index))}"
-    with run.step("index", f"{index}/checkpoint/checkpoint.json", index, sorted(versions.items())) as step:
-        if step:
-            step.result = asdict(build_index(features, run.outcome.checkpoint, index, config.index))
-    run.outcome.index = index
+    index = f"{out}/index-{_digest(version, _json(config.index))}"
+    steps.once(
+        "index",
+        f"{index}/checkpoint/checkpoint.json",
+        [index, sorted(versions.items())],
+        lambda: asdict(build_index(features, checkpoint, index, config.index)),
+    )
+    outcome.index = index
+
+
+def _embed(
+    step: Step, out: str, features: str, videos: Sequence[Video], config: EmbedConfig, log: Log
+) -> None:
+    """Embed the videos, and forget those of earlier calls that are no longer listed."""
+    summary = embed_videos(videos, features, config)
+    step.result = asdict(summary)
+    failed = len(summary.quarantined)
+    if failed > config.max_failed * summary.videos:
+        raise _WorkError(
+            f"{failed} of {summary.videos} videos are quarantined, more than the share "
+            f"embed.max_failed={config.max_failed:g}; the first, "
+            f"{summary.quarantined[0].video_id}: {summary.quarantined[0].error}"
+        )
+    # Only videos that have features here: those that were added to an index by its service stay.
+    forgotten = forget_unlisted(FeatureStore.open(features), out, {video.video_id for video in videos})
+    if forgotten:
+        log(f"embed: {forgotten} videos are no longer listed, and taken out")
+    if not summary.embedded and not failed and not forgotten:
+        step.status = "skipped"
 
 
 class _WorkError(Exception):
     """The input was right; the work was not."""
 
 
-class _Run:
-    """The state of a pipeline: OUT/pipeline.json, and the outcome of this call."""
+class StepRunner:
+    """Runs the steps of an outcome, and keeps in OUT/pipeline.json which are finished."""
 
-    def __init__(self, out: str, outcome: Outcome, say: Say):
-        self.out, self.outcome, self.say = out, outcome, say
-        self.at = ""  # the step at work
+    def __init__(self, outcome: Outcome, log: Log):
+        self.outcome, self.log = outcome, log
+        self._current = ""  # name of the step at work
         self._began = 0.0
 
-    @contextmanager
-    def step(self, name: str, made: str | None = None, *given: Any) -> Iterator[Step | None]:
-        """Yields the step to do, or None: it was done with what is `given`, and what it `made` is there."""
-        step, digest, state = self.outcome.steps[name], _digest(*given), self._read()
-        before = state.get(name, {})
-        if made and before.get("digest") == digest and exists(made):
+    def once(self, name: str, made: str, inputs: Sequence[Any], work: Callable[[], dict[str, Any]]) -> None:
+        """Do the step `name`, unless it was done with the same `inputs` and the file it `made` exists.
+
+        Args:
+            inputs: JSON values.
+            work: returns the step's result.
+        """
+        step, digest = self.outcome.steps[name], _digest(*inputs)
+        before = self._read().get(name, {})
+        if before.get("digest") == digest and exists(made):
             step.status, step.seconds, step.result = "skipped", before["seconds"], before["result"]
-            self.say(f"{name}: done before")
-            yield None
+            self.log(f"{name}: done before")
             return
-        self.say(f"{name}: begins")
-        self.at, self._began = name, time.monotonic()
+        with self.work(name, digest) as step:
+            step.result = work()
+
+    @contextmanager
+    def work(self, name: str, digest: str = "") -> Iterator[Step]:
+        """Times the step in the block; when the block ends, the step is done with the inputs of `digest`."""
+        step, state = self.outcome.steps[name], self._read()
+        self.log(f"{name}: begins")
+        self._current, self._began = name, time.monotonic()
         yield step
         step.seconds = time.monotonic() - self._began
         state[name] = {"digest": digest, "seconds": step.seconds, "result": step.result}
-        write_json(f"{self.out}/pipeline.json", state)
+        write_json(f"{self.outcome.out}/pipeline.json", state)
         if step.status == "pending":
             step.status = "done"
-        self.at = ""
-        self.say(f"{name}: {step.status} in {step.seconds:.0f} s")
+        self._current = ""
+        self.log(f"{name}: {step.status} in {step.seconds:.0f} s")
 
     def fail(self, error: Exception) -> None:
-        """Note a failure of the step at work, or else of the first one to come."""
+        """Record a failure of the step at work; between two steps, of the next one."""
         mistake = isinstance(error, VmrError)
-        waiting = [name for name, step in self.outcome.steps.items() if step.status == "pending"]
-        step = self.outcome.steps[self.at or waiting[0]]
+        pending = [name for name, step in self.outcome.steps.items() if step.status == "pending"]
+        step = self.outcome.steps[self._current or pending[0]]
         step.status, step.error = "failed", one_line(error)
-        if self.at:
+        if self._current:
             step.seconds = time.monotonic() - self._began
         self.outcome.exit_code = 2 if mistake else 1
         if not mistake and not isinstance(error, _WorkError):
-            self.say("".join(traceback.format_exception(error)).rstrip())
+            self.log("".join(traceback.format_exception(error)).rstrip())
 
     def _read(self) -> dict[str, Any]:
+        path = f"{self.outcome.out}/pipeline.json"
         fix = "delete it; the steps then find out themselves what is finished"
         try:
-            state = read_json(f"{self.out}/pipeline.json", fix)
+            state = read_json(path, fix)
         except FileNotFoundError:
             return {}
         if not isinstance(state, dict):
-            raise VmrError(f"{self.out}/pipeline.json is damaged: {fix}")
+            raise VmrError(f"{path} is damaged: {fix}")
         return state
 
 
@@ -253,20 +272,6 @@ def _local(path: str, folder: str) -> Path:
     except OSError as error:
         raise VmrError(f"cannot read {path}: {one_line(error)}") from None
     return copy
-
-
-def _forget(out: str, store: FeatureStore, listed: set[str]) -> int:
-    """Take videos that are no longer listed out of all indexes, then of the features; returns how many."""
-    gone = set(store.video_ids()) - listed
-    if gone:
-        filesys, path = filesystem(out)
-        for info in filesys.get_file_info(fs.FileSelector(path)):
-            index = f"{out}/{info.base_name}"
-            if info.base_name.startswith("index-") and exists(f"{index}/checkpoint/checkpoint.json"):
-                forget_videos(index, gone)
-    for video in gone:
-        store.delete(video)
-    return len(gone)
 
 
 def _json(section: Section) -> Any:

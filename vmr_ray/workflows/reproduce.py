@@ -1,4 +1,4 @@
-"""A benchmark from published features: import -> train -> evaluate, as a recipe under configs/ says.
+"""A benchmark from published features: import -> train -> evaluate, by a recipe under configs/.
 
 OUT/features     the imported feature store
 OUT/text         the imported token states, if the recipe names any
@@ -50,7 +50,7 @@ class FilesConfig(Section):
 
 
 class BenchmarkConfig(Section):
-    """What a recipe says beside the settings: where features and annotations come from."""
+    """Where the features and annotations of a recipe come from."""
 
     name: str = Field(description="of the features, in the store's `imported:<name>`")
     sources: tuple[SourceConfig, ...] = Field(min_length=1, description="joined in this order")
@@ -76,7 +76,7 @@ class Recipe(Config):
 
 @dataclass(frozen=True)
 class Reproduction:
-    """What each step gave."""
+    """The result of each step."""
 
     imported: Imported
     trained: TrainResult
@@ -100,13 +100,13 @@ def reproduce(
     progress: Callable[[int, int], None] | None = None,
     report: Callable[[dict[str, float]], None] | None = None,
 ) -> Reproduction:
-    """Run a recipe; the same call goes on where an interrupted one stopped.
+    """Run a recipe; the same call resumes where an interrupted one stopped.
 
     Args:
-        features: the folder in which the recipe's sources lie, or the sources themselves in the recipe's
-            order (that of the text last).
+        features: the folder that holds the recipe's sources, or the sources themselves in the recipe's
+            order (the text's last).
         annotations: the folder of the benchmark's annotation files.
-        progress: called with the videos imported and the videos to import.
+        progress: called with the number of videos imported and the number to import.
         report: called with the metrics of every epoch.
 
     Raises:
@@ -114,9 +114,9 @@ def reproduce(
     """
     benchmark, root = recipe.benchmark, absolute(out)
     paths = _sources(benchmark, features)
-    named = benchmark.annotations
-    train_file, test_file = _annotation(annotations, named.train), _annotation(annotations, named.test)
-    val_file = _annotation(annotations, named.val) if named.val else None
+    names = benchmark.annotations
+    train_file, test_file = _annotation(annotations, names.train), _annotation(annotations, names.test)
+    val_file = _annotation(annotations, names.val) if names.val else None
     files = [train_file, *([val_file] if val_file else []), test_file]
     imported = import_features(
         paths[: len(benchmark.sources)],
@@ -154,26 +154,26 @@ def reproduce(
     return Reproduction(imported, trained, evaluation)
 
 
-def _sources(benchmark: BenchmarkConfig, given: Sequence[str | Path]) -> list[Path]:
-    """The path of every source, that of the text last."""
-    wanted = [*benchmark.sources, *([benchmark.text] if benchmark.text else [])]
-    roots = [Path(path).expanduser() for path in given]
+def _sources(benchmark: BenchmarkConfig, features: Sequence[str | Path]) -> list[Path]:
+    """The path of every source, the text's last."""
+    sources = [*benchmark.sources, *([benchmark.text] if benchmark.text else [])]
+    roots = [Path(path).expanduser() for path in features]
     if missing := [str(path) for path in roots if not path.exists()]:
         raise VmrError(f"no such file or directory: {missing[0]}")
-    found = []
-    for index, source in enumerate(wanted):
+    paths = []
+    for i, source in enumerate(sources):
         inside = [root / source.path for root in roots if (root / source.path).exists()]
-        if not inside and not (len(roots) == len(wanted) and _suits(roots[index])):
+        if not inside and not (len(roots) == len(sources) and _may_be_source(roots[i])):
             raise VmrError(
                 f"no {source.path} in {', '.join(map(str, roots))}: --features takes the folder that holds "
-                f"{', '.join(s.path for s in wanted)}, or these in this order"
+                f"{', '.join(s.path for s in sources)}, or these in this order"
             )
-        found.append(inside[0] if inside else roots[index])
-    return found
+        paths.append(inside[0] if inside else roots[i])
+    return paths
 
 
-def _suits(path: Path) -> bool:
-    """Whether this may be a source itself."""
+def _may_be_source(path: Path) -> bool:
+    """Whether `path` is itself a folder or file of features, by its suffixes."""
     if path.is_dir():
         return any(file.suffix.lower() in SUFFIXES for file in path.iterdir())
     return path.suffix.lower() in HDF5

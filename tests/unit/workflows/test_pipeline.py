@@ -1,17 +1,18 @@
-"""What the pipeline says of bad input, and the state it keeps, without any work."""
+"""How the pipeline reports bad input, and the state it keeps, without any work."""
 
 from __future__ import annotations
 
 import json
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
 import yaml
 
 from vmr_ray.errors import VmrError
-from vmr_ray.workflows.pipeline import Outcome, Step, _Run, load_plan, run_pipeline
+from vmr_ray.workflows.pipeline import Outcome, Step, StepRunner, load_plan, run_pipeline
 
 ANNOTATIONS = Path(__file__).parents[2] / "fixtures" / "annotations"
 
@@ -65,7 +66,7 @@ def test_places_are_what_they_are_called(tmp_path: Path):
         ({"annotations": "s4://archive/train.jsonl"}, "s4://archive/train.jsonl"),
     ],
 )
-def test_mistakes_in_the_input_are_told_before_any_work(tmp_path: Path, given, message: str):
+def test_mistakes_in_the_input_are_reported_before_any_work(tmp_path: Path, given, message: str):
     outcome = run_pipeline(plan(tmp_path, **given))
     assert outcome.exit_code == 2
     assert outcome.steps["embed"].status == "failed"
@@ -77,21 +78,22 @@ def test_mistakes_in_the_input_are_told_before_any_work(tmp_path: Path, given, m
 def test_a_step_is_done_once_for_the_same_input(tmp_path: Path):
     done = []
 
-    def call(*given: object, crash: bool = False) -> Outcome:
+    def call(*inputs: object, crash: bool = False) -> Outcome:
         outcome = Outcome(str(tmp_path / "o"), {"one": Step(), "two": Step()})
-        run = _Run(outcome.out, outcome, lambda text: None)
+        steps = StepRunner(outcome, lambda line: None)
+
+        def work(name: str) -> dict[str, object]:
+            if crash and name == "two":
+                raise RuntimeError("the machine caught fire")
+            (tmp_path / f"{name}.json").write_text("{}")
+            done.append(name)
+            return {"inputs": list(inputs)}
+
         try:
             for name in outcome.steps:
-                made = tmp_path / f"{name}.json"
-                with run.step(name, str(made), *given) as step:
-                    if step:
-                        if crash and name == "two":
-                            raise RuntimeError("the machine caught fire")
-                        made.write_text("{}")
-                        done.append(name)
-                        step.result = {"given": list(given)}
+                steps.once(name, f"{tmp_path}/{name}.json", inputs, partial(work, name))
         except Exception as error:
-            run.fail(error)
+            steps.fail(error)
         return outcome
 
     failed = call("a", crash=True)
@@ -100,7 +102,7 @@ def test_a_step_is_done_once_for_the_same_input(tmp_path: Path):
     assert call("a").steps["one"].status == "skipped" and done == ["one", "two"]
     again = call("a")
     assert {step.status for step in again.steps.values()} == {"skipped"} and again.exit_code == 0
-    assert again.steps["two"].result == {"given": ["a"]}
+    assert again.steps["two"].result == {"inputs": ["a"]}
     call("b")
     assert done == ["one", "two", "one", "two"]
     (tmp_path / "one.json").unlink()  # what it made has gone

@@ -33,7 +33,7 @@ def test_there_are_recipes():
 
 
 @pytest.mark.parametrize(
-    ("text", "overrides", "told"),
+    ("text", "overrides", "message"),
     [
         ("benchmark: {nam: x}", [], "unknown key 'benchmark.nam'"),
         ("train: {}", [], "benchmark: Field required"),
@@ -44,10 +44,10 @@ def test_there_are_recipes():
         (None, ["benchmark.annotations.test"], "section.key=value"),
     ],
 )
-def test_mistakes_are_named(tmp_path: Path, text: str | None, overrides: list[str], told: str):
+def test_mistakes_are_named(tmp_path: Path, text: str | None, overrides: list[str], message: str):
     path = tmp_path / "r.yaml"
     path.write_text(CONFIGS[0].read_text() if text is None else text)
-    with pytest.raises(VmrError, match=told) as caught:
+    with pytest.raises(VmrError, match=message) as caught:
         load_recipe(path, overrides)
     assert "\n" not in str(caught.value)
 
