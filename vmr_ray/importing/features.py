@@ -16,7 +16,7 @@ from typing import Literal
 
 import numpy as np
 
-from vmr_ray.annotations import read_annotations
+from vmr_ray.annotations import AnnotationSource, read_annotations
 from vmr_ray.annotations.video_ids import resolve_ids
 from vmr_ray.encoders import IMPORTED
 from vmr_ray.errors import VmrError
@@ -55,7 +55,7 @@ def import_features(
     *,
     name: str | None = None,
     keys: Sequence[str | None] = (),
-    annotations: Sequence[str | Path] = (),
+    annotations: Sequence[AnnotationSource] = (),
     tolerance: int = TOLERANCE,
     normalize: bool = False,
     max_clips: int | None = None,
@@ -135,11 +135,11 @@ def import_features(
     )
 
 
-def _durations(annotations: Iterable[str | Path], names: Iterable[str]) -> dict[str, float]:
+def _durations(annotations: Iterable[AnnotationSource], names: Iterable[str]) -> dict[str, float]:
     """The duration in seconds of every video that the annotations tell one of."""
     told: dict[str, float] = {}
-    for path in annotations:
-        for row in read_annotations(path).annotations:
+    for source in annotations:
+        for row in read_annotations(source).annotations:
             if row.duration is not None:
                 told.setdefault(row.video_id, row.duration)
     return {video: told[said] for said, video in resolve_ids(told, names).items()}

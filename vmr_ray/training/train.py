@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from pyarrow import fs
 
-from vmr_ray.annotations import load_annotations
+from vmr_ray.annotations import AnnotationSource, load_annotations
 from vmr_ray.annotations.video_ids import by_video
 from vmr_ray.config import Config, TrainConfig
 from vmr_ray.encoders import check_texts, default_text_encoder, text_encoder
@@ -53,10 +53,10 @@ class TrainResult:
 
 def train(
     features: str | Path,
-    annotations: str | Path,
+    annotations: AnnotationSource,
     out: str | Path,
     config: Config | None = None,
-    val: str | Path | None = None,
+    val: AnnotationSource | None = None,
     report: Report | None = None,
 ) -> TrainResult:
     """Train on the annotated videos of a feature store; the same call resumes an interrupted run.
@@ -72,8 +72,9 @@ def train(
     config = config or Config()
     require(config.train.track)
     store = FeatureStore.open(str(features))
-    given = load_annotations(annotations)
-    held_out = load_annotations(val) if val else []
+    train_set = load_annotations(annotations)
+    val_set = load_annotations(val) if val else None
+    given, held_out = train_set.annotations, val_set.annotations if val_set else []
     text_name = config.train.text_encoder or default_text_encoder(store.spec.encoder)
     check_texts(text_name, (a.query for a in [*given, *held_out]))
     out = absolute(out)
@@ -84,11 +85,11 @@ def train(
         groups["train"], groups["val"] = split(groups["train"], config.train.val_fraction, config.train.seed)
     for name, rows in groups.items():
         if not rows:
-            source = val if name == "val" and val else annotations
+            source = val_set if name == "val" and val_set else train_set
             raise VmrError(
-                f"no {'video to validate on' if name == 'val' else 'annotated video'} of {source} is in the "
-                f"feature store {features} ({len(files)} videos there): embed the annotated videos first, "
-                "and check that the file names agree"
+                f"no {'video to validate on' if name == 'val' else 'annotated video'} of {source.path} is in "
+                f"the feature store {features} ({len(files)} videos there): embed the annotated videos "
+                "first, and check that the file names agree"
             )
 
     _claim(out, config, {"features": store.path, "annotations": _identity(given), "val": _identity(held_out)})

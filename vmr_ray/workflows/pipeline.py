@@ -21,7 +21,7 @@ from typing import Any, Literal
 from pyarrow import fs
 from pydantic import Field
 
-from vmr_ray.annotations import load_annotations
+from vmr_ray.annotations import AnnotationSet, load_annotations
 from vmr_ray.annotations.video_ids import by_video
 from vmr_ray.config import Config, Section, load_as
 from vmr_ray.embedding.embed import embed
@@ -29,7 +29,6 @@ from vmr_ray.errors import VmrError, one_line
 from vmr_ray.evaluation.evaluate import evaluate
 from vmr_ray.features import FeatureStore
 from vmr_ray.model.checkpoint import load_info
-from vmr_ray.schema import Annotation
 from vmr_ray.search.build import build_index, forget_videos
 from vmr_ray.storage import absolute, exists, filesystem, is_remote, read_json, short_hash, write_json
 from vmr_ray.training.train import identity, train
@@ -107,8 +106,8 @@ def run_pipeline(plan: Plan, say: Say = lambda text: None) -> Outcome:
                 if (path := getattr(given, name))
             }
             # All of them before hours of embedding: a mistake in a line is told at once.
-            rows = {name: load_annotations(path) for name, path in files.items()}
-            _steps(run, config, given.videos, files, rows)
+            read = {name: load_annotations(path) for name, path in files.items()}
+            _steps(run, config, given.videos, read)
         except Exception as error:
             run.fail(error)
     return outcome
@@ -118,8 +117,7 @@ def _steps(
     run: _Run,
     config: Config,
     inputs: Sequence[str],
-    files: dict[str, Path],
-    rows: dict[str, list[Annotation]],
+    read: dict[str, AnnotationSet],
 ) -> None:
     embedding = config.embed
     features = f"{run.out}/features-{_digest(embedding.encoder, embedding.decode.sampling)}"
@@ -144,6 +142,7 @@ def _steps(
             step.status = "skipped"
 
     chunks = store.files()
+    rows = {name: annotations.annotations for name, annotations in read.items()}
     versions = {video: store.version(held) for video, held in chunks.items()}
 
     def used(*names: str) -> list[Any]:
@@ -159,18 +158,18 @@ def _steps(
     made = f"{trained}/history.json"
     with run.step("train", made, _json(config.model), _json(config.train), trained) as step:
         if step:
-            result = train(features, files["annotations"], trained, config, files.get("val"))
+            result = train(features, read["annotations"], trained, config, read.get("val"))
             step.result = {key: value for key, value in asdict(result).items() if key != "history"}
     version = load_info(f"{trained}/best").version
     run.outcome.checkpoint = f"{trained}/best"
 
-    if "test" in files:
+    if "test" in read:
         report = f"{trained}/report"
         made = f"{report}/metrics.json"
         with run.step("evaluate", made, _json(config.evaluate), version, used("test")) as step:
             if step:
                 measured = evaluate(
-                    run.outcome.checkpoint, features, files["test"], report, config.evaluate, report
+                    features, read["test"], run.outcome.checkpoint, report, config.evaluate, report
                 )
                 step.result = asdict(measured)
 
