@@ -13,9 +13,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from vmr_ray.annotations import activitynet, charades_cd, charades_sta, qvhighlights, tacos, vmr
+from vmr_ray.annotations.activitynet import read as read_activitynet
+from vmr_ray.annotations.charades_cd import read as read_charades_cd
+from vmr_ray.annotations.charades_sta import read as read_charades_sta
+from vmr_ray.annotations.qvhighlights import read as read_qvhighlights
 from vmr_ray.annotations.rows import Row, RowProblem, check_row
+from vmr_ray.annotations.tacos import read as read_tacos
 from vmr_ray.annotations.text import read_text
+from vmr_ray.annotations.vmr import read as read_vmr
 from vmr_ray.errors import VmrError
 from vmr_ray.schema import Annotation
 
@@ -32,12 +37,12 @@ class Format:
 
 # In the order in which `auto` tries them.
 FORMATS = {
-    "charades-sta": Format((".txt",), r"##", charades_sta.read, "charades.json"),
-    "tacos": Format((".json",), r'"num_frames"\s*:', tacos.read),
-    "charades-cd": Format((".json",), r'"video_duration"\s*:', charades_cd.read),
-    "activitynet": Format((".json",), r'"timestamps"\s*:', activitynet.read),
-    "qvhighlights": Format((".jsonl",), r'"relevant_windows"\s*:', qvhighlights.read),
-    "vmr": Format((".jsonl", ".csv"), "", vmr.read),
+    "charades-sta": Format((".txt",), r"##", read_charades_sta, "charades.json"),
+    "tacos": Format((".json",), r'"num_frames"\s*:', read_tacos),
+    "charades-cd": Format((".json",), r'"video_duration"\s*:', read_charades_cd),
+    "activitynet": Format((".json",), r'"timestamps"\s*:', read_activitynet),
+    "qvhighlights": Format((".jsonl",), r'"relevant_windows"\s*:', read_qvhighlights),
+    "vmr": Format((".jsonl", ".csv"), "", read_vmr),
 }
 
 

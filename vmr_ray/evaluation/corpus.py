@@ -1,4 +1,4 @@
-"""The queries of an evaluation, asked of a whole index."""
+"""Search for the queries of an evaluation in a whole index."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ def open_index(index: str, info: CheckpointInfo, config: SearchConfig | None) ->
 
 
 def search_corpus(searcher: Searcher, table: pa.Table, max_queries: int) -> CorpusMetrics:
-    """Ask the index the queries of `table` (see `retrieval`), at most `max_queries`, drawn with a fixed seed.
+    """Search the index for the queries of `table` (see `retrieval.answer_queries`).
+
+    If there are more than `max_queries`, so many are drawn with a fixed seed.
 
     Raises:
         VmrError: none of the queries' videos is in the index.

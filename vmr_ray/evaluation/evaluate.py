@@ -43,7 +43,7 @@ def evaluate(
 
     Args:
         report: directory or URI for `report.html`, `report.json` and figures.
-        index: index of the same checkpoint; the queries are also asked of all its videos.
+        index: index of the same checkpoint; the queries are also searched for in all its videos.
         search: how the index is searched.
 
     Raises:

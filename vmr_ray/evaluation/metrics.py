@@ -127,7 +127,7 @@ def recall(best: Array, k: int, threshold: float) -> float:
 
 
 def best_iou(predictions: Sequence[ArrayLike], truths: Sequence[ArrayLike], k: int) -> Array:
-    """IoU of the top k predictions with the best of the true spans: `[queries, k]`; 0 without a prediction."""
+    """IoU of the top k predictions with the best of the true spans: `[queries, k]`; 0 without prediction."""
     return _overlaps(predictions, truths, k).max(-1)
 
 

@@ -17,8 +17,9 @@ class CorpusMetrics:
     metrics: R@k of the whole search; a hit needs the right video.
     candidate_recall: percentage of the queries whose video is among the candidates of stage 1.
     candidates: videos among the candidates of stage 1, mean of the queries.
-    queries: how many were asked, of the `annotated` ones whose video is in the index.
-    not_indexed: annotated queries whose video is not in the index.
+    queries: how many were searched for.
+    annotated: queries whose video is in the index; `queries` were drawn from these.
+    not_indexed: queries whose video is not in the index.
     videos: in the index.
     """
 

@@ -172,8 +172,8 @@ def test_the_page_and_its_numbers(tmp_path: Path):
     assert numbers["corpus"]["candidate_recall"] == 75 and len(numbers["cases"]) == 20
     for key, value in numbers["metrics"]["model"].items():
         assert f"{value:.1f}" in page.text, key
-    for told in ("R@100 IoU=0.7", "62.5", "drawn from 40", "3 more were left out", "40.0", "gone: 2"):
-        assert told in page.text
+    for text in ("R@100 IoU=0.7", "62.5", "drawn from 40", "3 more were left out", "40.0", "gone: 2"):
+        assert text in page.text
     images = page.found("img")
     assert len(images) == len(page.found("source")) == 4 + 20
     assert all(len(image["alt"] or "") > 20 for image in images)
@@ -207,8 +207,8 @@ def test_history_is_drawn_or_missed_in_one_line(tmp_path: Path):
 def test_the_verdict_names_what_is_not_above_a_control():
     above = {"model": {"miou": 50.0}, "constant": {"miou": 20.0}, "shuffled": {"miou": 10.0}}
     assert "above both" in verdict(above)
-    told = verdict(above | {"constant": {"miou": 60.0}})
-    assert "best constant span" in told and "mIoU" in told and "shuffled" not in told
+    sentence = verdict(above | {"constant": {"miou": 60.0}})
+    assert "best constant span" in sentence and "mIoU" in sentence and "shuffled" not in sentence
 
 
 def test_the_page_has_the_metrics_of_qvhighlights(tmp_path: Path):

@@ -121,7 +121,7 @@ def _binned(
 
 
 def boundaries(answers: Answers) -> dict[str, Any]:
-    """Quantiles (seconds) of the boundary errors of `all` first answers and of those that `overlap` the truth.
+    """Quantiles in seconds of the errors of `all` first answers and of those that `overlap` the truth.
 
     An answer elsewhere in the video is in the wrong place, so its boundaries say little.
     """

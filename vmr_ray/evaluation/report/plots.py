@@ -58,7 +58,7 @@ def plot_recall(curves: Mapping[str, Sequence[float]]) -> Picture:
                 ax.plot(
                     curves["iou"], curves[name], DASHES[name], color=_colour(c, name), label=SYSTEMS[name]
                 )
-        ax.set(xlabel="IoU that counts as found", ylabel="R@1, percent", xlim=(0, 1), ylim=(0, 100))
+        ax.set(xlabel="IoU that counts as a hit", ylabel="R@1, percent", xlim=(0, 1), ylim=(0, 100))
         ax.legend(frameon=False)
 
     half = min(range(len(curves["iou"])), key=lambda i: abs(curves["iou"][i] - 0.5))
