@@ -134,15 +134,3 @@ def test_qvhighlights_is_measured_as_the_benchmark_does(
     numbers = json.loads((out / "report.json").read_text())
     assert numbers["qvhighlights"] == own and numbers["measured"]["annotation_format"] == "qvhighlights"
     assert "highlight mAP, very good" in (out / "report.html").read_text()
-
-
-def test_annotators_must_be_as_many_in_every_row(trained, features: Path, world, tmp_path: Path):
-    rows = []
-    for line, scores in zip(world.test.read_text().splitlines()[:2], ([4, 4, 4], [4, 4]), strict=True):
-        query = json.loads(line)
-        row = {"qid": 1, "query": query["query"], "vid": query["video"], "duration": 60}
-        row |= {"relevant_windows": [[0, 2]], "relevant_clip_ids": [0], "saliency_scores": [scores]}
-        rows.append(json.dumps(row))
-    (tmp_path / "test.jsonl").write_text("\n".join(rows))
-    with pytest.raises(VmrError, match="saliency scores of 2 and 3 annotators"):
-        evaluate(features, tmp_path / "test.jsonl", trained.best)
