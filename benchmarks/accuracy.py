@@ -108,7 +108,7 @@ def main(
         for row in rows:
             figures |= {f"{row}.{name}": value for name, value in read_row(place / row).items()}
         reference = next(row for row in rows if row in ("full", one_core, *VARIANTS))
-        found = evaluate(place / reference / "best", features, annotations["val"])
+        found = evaluate(features, annotations["val"], place / reference / "best")
         for control in ("constant", "shuffled"):
             figures |= {f"{control}.{name}": getattr(found, control)[name] for name in METRICS}
         figures |= {f"speed.{k}": v for k, v in speed(place / reference / "best").items()}

@@ -12,6 +12,7 @@ import numpy as np
 
 Span = tuple[float, float]
 STORE_FORMAT = 2  # of a feature store's files
+CLIP_S = 2.0  # seconds of a clip that QVHighlights rates
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,9 @@ class Annotation:
     query: str
     spans: tuple[Span, ...]
     duration: float | None = None
+    # QVHighlights: [clips of CLIP_S seconds, annotators], 0 (very bad, or not in a moment) to 4 (very good).
+    # Not in the repr, because a run is identified by the repr of its annotations.
+    saliency: np.ndarray | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)

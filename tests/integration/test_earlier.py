@@ -66,5 +66,5 @@ def test_a_checkpoint_is_evaluated(cluster, earlier: Path):
     videos = [video["video_id"] for video in EXPECTED["videos"][:2]]  # two, so that they can be shuffled
     spans = {"query": EXPECTED["query"], "start": 1.0, "end": 3.0}
     rows.write_text("".join(json.dumps({"video": video, **spans}) + "\n" for video in videos))
-    result = evaluate(earlier / "checkpoint", earlier / "features", rows)
+    result = evaluate(earlier / "features", rows, earlier / "checkpoint")
     assert (result.queries, result.version) == (2, EXPECTED["version"])

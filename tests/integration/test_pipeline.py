@@ -130,7 +130,7 @@ def test_a_finished_run_is_not_trained_again(trained, features: Path, world, sma
 
 
 def test_evaluation_carries_its_controls(trained, features: Path, world, tmp_path: Path):
-    found = evaluate(trained.best, features, world.test, tmp_path)
+    found = evaluate(features, world.test, trained.best, tmp_path)
     names = {f"r{k}_at_{t}" for k in (1, 5) for t in (0.3, 0.5, 0.7)} | {"miou"}
     for metrics in (found.model, found.constant, found.shuffled):
         assert set(metrics) == names
@@ -164,7 +164,7 @@ def test_search_agrees_with_evaluation(index: Path, trained, features: Path, wor
     """One implementation behind both: the same spans for the same query and video."""
     import pyarrow.parquet as pq
 
-    evaluate(trained.best, features, world.test, tmp_path)
+    evaluate(features, world.test, trained.best, tmp_path)
     searcher = Searcher(index)
     for row in pq.read_table(tmp_path / "predictions.parquet").slice(0, 3).to_pylist():
         best = searcher.search(row["query"], 1, [row["video_id"]]).moments[0]

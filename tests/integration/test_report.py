@@ -7,13 +7,19 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from vmr_ray import cli
 from vmr_ray.errors import VmrError
 from vmr_ray.evaluation.evaluate import evaluate
+from vmr_ray.evaluation.metrics import moment_metrics
+from vmr_ray.evaluation.qvhighlights import clip_scores, qvhighlights_metrics, saliency_metrics
 from vmr_ray.features import FeatureStore
 from vmr_ray.model.checkpoint import load_network, save_checkpoint
+from vmr_ray.model.inputs import Example
+from vmr_ray.model.predictor import Predictor
 
 
 def test_a_report_of_a_trained_model(
@@ -57,12 +63,74 @@ def test_an_index_of_another_checkpoint_is_refused(
     other = {name: tensor + 1 for name, tensor in network.state_dict().items()}
     save_checkpoint(tmp_path / "other", other, info)
     with pytest.raises(VmrError, match="another checkpoint"):
-        evaluate(tmp_path / "other", features, world.test, index=index)
+        evaluate(features, world.test, tmp_path / "other", index=index)
 
 
 def test_a_checkpoint_without_its_run(trained, features: Path, world, tmp_path: Path):
     shutil.copytree(trained.best, tmp_path / "alone" / "best")
-    evaluate(tmp_path / "alone" / "best", features, world.test, report=tmp_path / "report")
+    evaluate(features, world.test, tmp_path / "alone" / "best", report=tmp_path / "report")
     numbers = json.loads((tmp_path / "report" / "report.json").read_text())
     assert numbers["history"] is None and numbers["corpus"] is None
     assert "no history.json" in (tmp_path / "report" / "report.html").read_text()
+
+
+def test_qvhighlights_is_measured_as_the_benchmark_does(
+    trained, features: Path, world, tmp_path: Path, capsys, monkeypatch
+):
+    """From a file of that format to metrics.json, the table and the page; one query has no saliency."""
+    videos = {video.video_id: video for video in FeatureStore.open(str(features))}
+    queries = [json.loads(line) for line in world.test.read_text().splitlines()]
+    rows, saliency = [], {}
+    for qid, query in enumerate(queries):
+        duration = videos[query["video"]].duration
+        clips = int(duration / 2)
+        rated = [c for c in range(clips) if c * 2 < query["end"] and c * 2 + 2 > query["start"]]
+        row = {"qid": qid, "query": query["query"], "vid": query["video"], "duration": duration}
+        row["relevant_windows"] = [[query["start"], query["end"]]]
+        if qid and rated:
+            row |= {"relevant_clip_ids": rated, "saliency_scores": [[4, 2, 3]] * len(rated)}
+            saliency[query["video"], query["query"]] = np.zeros((clips, 3))
+            saliency[query["video"], query["query"]][rated] = [4, 2, 3]
+        rows.append(row)
+    assert len(saliency) > 3
+    file, out = tmp_path / "test.jsonl", tmp_path / "out"
+    file.write_text("\n".join(map(json.dumps, rows)))
+
+    flags = ["-a", file, "--checkpoint", trained.best, "--out", out, "--report", out]
+    monkeypatch.setattr(sys, "argv", list(map(str, ["vmr", "evaluate", features, *flags])))
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert not stopped.value.code
+    printed = capsys.readouterr().out
+    assert "highlight HIT@1, very good" in printed and "mAP, short moments" in printed
+
+    # The same numbers from the written answers and, for the highlights, from the network itself.
+    table = pq.read_table(out / "predictions.parquet").to_pylist()
+    assert [row["video_id"] for row in table] == sorted(row["vid"] for row in rows)
+    assert max(len(row["predicted"]) for row in table) > 5
+    own = json.loads((out / "metrics.json").read_text())["qvhighlights"]
+    truths = [row["truth"] for row in table]
+    for name, column in (("model", "predicted"), ("shuffled", "shuffled")):
+        spans = [np.reshape(row[column], (-1, 3))[:, :2] for row in table]
+        expected = qvhighlights_metrics(spans, truths)
+        assert {key: value for key, value in own[name].items() if key in expected} == pytest.approx(expected)
+        top = moment_metrics(spans, truths)
+        assert own[name]["r1_at_0.5"] == pytest.approx(top["r1_at_0.5"])
+    assert set(own["constant"]) == set(qvhighlights_metrics(spans, truths))
+
+    predictor = Predictor.load(trained.best)
+    scores, true = [], []
+    for (video_id, query), rated in saliency.items():
+        video = videos[video_id]
+        tokens = list(predictor.text([query]))
+        example = Example(video_id, video.duration, video.features, video.edges, [query], tokens, [[]])
+        scores.append(clip_scores(predictor.membership(example)[0], video.edges, len(rated)))
+        true.append(rated)
+    expected = saliency_metrics(scores, true)
+    assert own["highlight_queries"] == len(saliency)
+    assert {key: own["model"][key] for key in expected} == pytest.approx(expected)
+    assert {key: own["shuffled"][key] for key in expected} != pytest.approx(expected)
+
+    numbers = json.loads((out / "report.json").read_text())
+    assert numbers["qvhighlights"] == own and numbers["measured"]["annotation_format"] == "qvhighlights"
+    assert "highlight mAP, very good" in (out / "report.html").read_text()

@@ -1,20 +1,21 @@
-"""Is an annotation file usable? Which rows are not, why, and which of its videos have features."""
+"""The check of an annotation file: which rows are unusable and why, and which of its videos are embedded."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from vmr_ray.annotations import Problem, read_annotations
+from vmr_ray.annotations.files import read_annotations
+from vmr_ray.annotations.rows import RowProblem
 from vmr_ray.annotations.video_ids import resolve_ids
-from vmr_ray.features import FeatureStore
 
 
 @dataclass(frozen=True)
-class Report:
-    """What an annotation file holds; rows are kept (clipped ones among them) or dropped.
+class AnnotationCheck:
+    """What an annotation file holds; a row is kept (clipped ones included) or dropped.
 
-    `with_features` and `without_features` are its videos by name, None if no store was given.
+    `with_features` and `without_features` are the names of its videos, None if no features were given.
     """
 
     file: str
@@ -23,37 +24,38 @@ class Report:
     kept: int
     clipped: dict[str, int]
     dropped: dict[str, int]
-    problems: list[Problem]
+    problems: list[RowProblem]
     videos: int
     with_features: list[str] | None = None
     without_features: list[str] | None = None
 
     @property
     def usable(self) -> bool:
+        """Whether no row was dropped."""
         return not self.dropped
 
 
-def report(path: str | Path, features: str | Path | None = None, format: str = "auto") -> Report:
-    """Check every row of an annotation file and, with `features`, look its videos up in that store.
+def check_annotations(
+    path: str | Path, video_ids: Collection[str] | None = None, format: str = "auto"
+) -> AnnotationCheck:
+    """Check every row of an annotation file and, with `video_ids` of a feature store, look its videos up.
 
     Raises:
-        VmrError: the file cannot be read, there is no store, or a name fits several videos of it.
+        VmrError: the file cannot be read, or a name in it fits several of `video_ids`.
     """
-    found = read_annotations(path, format)
-    counts = found.counts()
-    names = {annotation.video_id for annotation in found.annotations}
-    there = None
-    if features is not None:
-        there = resolve_ids(names, FeatureStore.open(str(features)).video_ids())
-    return Report(
+    annotations = read_annotations(path, format)
+    counts = annotations.counts()
+    names = {annotation.video_id for annotation in annotations.annotations}
+    embedded = None if video_ids is None else resolve_ids(names, video_ids)
+    return AnnotationCheck(
         file=str(path),
-        format=found.format,
-        rows=found.rows,
+        format=annotations.format,
+        rows=len(annotations.rows),
         kept=counts.kept,
         clipped=dict(counts.clipped),
         dropped=dict(counts.dropped),
-        problems=found.problems,
+        problems=annotations.problems,
         videos=len(names),
-        with_features=None if there is None else sorted(there),
-        without_features=None if there is None else sorted(names - set(there)),
+        with_features=None if embedded is None else sorted(embedded),
+        without_features=None if embedded is None else sorted(names - set(embedded)),
     )

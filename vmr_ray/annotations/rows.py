@@ -7,15 +7,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from vmr_ray.schema import Annotation, Span
+import numpy as np
+from numpy.typing import NDArray
 
-# Ends such as 55.15000000000001 in a video of 55.15 s are rounding, not a defect worth a report.
+from vmr_ray.schema import CLIP_S, Annotation, Span
+
+# Ends such as 55.15000000000001 in a video of 55.15 s are rounding, not a defect.
 ROUNDING_S = 1e-6
 
 
 @dataclass(frozen=True)
 class Row:
-    """What one row of a file says, unchecked; `spans` should be pairs of seconds, `qid` names the query."""
+    """The content of one row, unchecked. `qid` is the query's name in its benchmark.
+
+    `spans` should be pairs of seconds, and `saliency` the indices of clips and the scores of each.
+    """
 
     line: int | None
     where: str
@@ -24,11 +30,12 @@ class Row:
     spans: Any
     duration: Any = None
     qid: Any = None
+    saliency: tuple[Any, Any] | None = None
 
 
 @dataclass(frozen=True)
-class Problem:
-    """One row that was mended or left out; `reason` says how to mend it, `kind` is what to count by."""
+class RowProblem:
+    """A row that was clipped or dropped; `reason` ends with the fix, `kind` groups problems for counting."""
 
     line: int | None
     where: str
@@ -38,7 +45,7 @@ class Problem:
 
 
 class DefectError(Exception):
-    """Why a row cannot be used."""
+    """The reason why a row cannot be used."""
 
     def __init__(self, kind: str, reason: str) -> None:
         super().__init__(reason)
@@ -46,29 +53,30 @@ class DefectError(Exception):
         self.reason = reason
 
 
-def check_row(row: Row, durations: Mapping[str, float]) -> tuple[Annotation | None, Problem | None]:
-    """The row as an Annotation, and what was wrong with it.
+def check_row(row: Row, durations: Mapping[str, float]) -> tuple[Annotation | None, RowProblem | None]:
+    """The row as an Annotation (None if it is dropped), and the problem with it (None if there is none).
 
-    An end past the duration is clipped. A row is dropped whole if any of its spans is bad: a query
-    that misses one of its moments would count a right answer as wrong.
+    An end past the duration is clipped. A row with a bad span is dropped as a whole, because a query that
+    lacks one of its moments would count a right answer as wrong.
     """
     try:
         video, query = _text("video", row.video), _text("query", row.query)
-        given = row.duration if row.duration not in (None, "") else durations.get(video)
-        duration = None if given is None else _duration(given)
+        seconds = row.duration if row.duration not in (None, "") else durations.get(video)
+        duration = None if seconds is None else _duration(seconds)
         spans = _spans(row.spans, duration)
+        saliency = None if row.saliency is None else _saliency(*row.saliency, duration)
     except DefectError as defect:
-        return None, Problem(row.line, row.where, "dropped", defect.reason, defect.kind)
+        return None, RowProblem(row.line, row.where, "dropped", defect.reason, defect.kind)
     if duration is None:
         return Annotation(video, query, spans), None
 
-    clipped = Annotation(video, query, tuple((s, min(e, duration)) for s, e in spans), duration)
+    clipped = Annotation(video, query, tuple((s, min(e, duration)) for s, e in spans), duration, saliency)
     end = max(e for _, e in spans)
     if end <= duration + ROUNDING_S:
         return clipped, None
     reason = f"end {end} is past the video's duration {duration}: it was set to the duration"
     kind = f"end past the duration by {'over' if end > duration + 1 else 'up to'} 1 s"
-    return clipped, Problem(row.line, row.where, "clipped", reason, kind)
+    return clipped, RowProblem(row.line, row.where, "clipped", reason, kind)
 
 
 def _text(name: str, value: Any) -> str:
@@ -130,3 +138,22 @@ def _span(pair: Any, duration: float | None) -> Span:
             f"start {start} is not within the video's duration {duration}: correct one of them",
         )
     return start, end
+
+
+def _saliency(clip_ids: Any, scores: Any, duration: float | None) -> NDArray[np.float32]:
+    """[clips of CLIP_S seconds, annotators]: `scores` of the clips `clip_ids`, 0 for all others."""
+    try:
+        if duration is None:
+            raise ValueError("the duration is missing")
+        ids, rated = np.asarray(clip_ids), np.asarray(scores, np.float32)
+        if ids.dtype.kind not in "iu" or ids.min() < 0 or rated.shape[:1] != ids.shape or not rated[0].size:
+            raise ValueError("not a list of scores for each clip")
+        saliency = np.zeros((int(duration / CLIP_S), rated.shape[1]), np.float32)
+        saliency[ids] = rated
+        return saliency
+    except (TypeError, ValueError, IndexError, OverflowError, MemoryError) as error:
+        raise DefectError(
+            "unusable saliency",
+            f"no usable saliency ({type(error).__name__}: {error}): give the duration, relevant_clip_ids and "
+            "saliency_scores, or delete the row",
+        ) from None

@@ -1,4 +1,4 @@
-"""Which embedded video an annotation means."""
+"""Which embedded video an annotation refers to."""
 
 from __future__ import annotations
 
@@ -11,38 +11,38 @@ from vmr_ray.schema import Annotation
 
 
 def resolve_ids(names: Iterable[str], video_ids: Iterable[str]) -> dict[str, str]:
-    """Annotation names -> video_ids: the same path, or one the tail of the other; suffixes may lack.
+    """Annotation names -> video_ids: the same path, or one is the tail of the other, with or without suffix.
 
-    `Y1HGC` and `sta/charades/Y1HGC.mp4` both find the video `charades/Y1HGC.mp4`; `b/1.mp4` never
-    finds `a/1.mp4`. Names that fit no video are left out.
+    `Y1HGC` and `sta/charades/Y1HGC.mp4` both match the video `charades/Y1HGC.mp4`; `b/1.mp4` never
+    matches `a/1.mp4`. Names that match no video are left out.
 
     Raises:
         VmrError: a name fits several videos.
     """
     by_tail: dict[str, set[str]] = defaultdict(set)
-    by_whole: dict[str, set[str]] = defaultdict(set)
+    by_path: dict[str, set[str]] = defaultdict(set)
     for video_id in video_ids:
         for tail in _tails(video_id):
             by_tail[tail].add(video_id)
-        for whole in (video_id, _stem(video_id)):
-            by_whole[whole].add(video_id)
+        for path in (video_id, _stem(video_id)):
+            by_path[path].add(video_id)
     resolved = {}
     for name in set(names):
-        fits = {name} & by_whole[name] or by_tail.get(name) or by_tail.get(_stem(name)) or set()
+        matches = {name} & by_path[name] or by_tail.get(name) or by_tail.get(_stem(name)) or set()
         for tail in _tails(name):
-            fits = fits or by_whole.get(tail, set())
-        if len(fits) > 1:
+            matches = matches or by_path.get(tail, set())
+        if len(matches) > 1:
             raise VmrError(
                 f"the annotated video {name!r} fits several embedded videos "
-                f"({', '.join(sorted(fits)[:3])}): write the full id in the annotation file"
+                f"({', '.join(sorted(matches)[:3])}): write the full id in the annotation file"
             )
-        if fits:
-            resolved[name] = next(iter(fits))
+        if matches:
+            resolved[name] = next(iter(matches))
     return resolved
 
 
 def by_video(rows: Sequence[Annotation], video_ids: Collection[str]) -> dict[str, list[Annotation]]:
-    """video_id -> its annotations, in their order; those whose name fits no video are left out.
+    """video_id -> its annotations in their order; those whose name matches no video are left out.
 
     Raises:
         VmrError: a name fits several videos.
@@ -62,5 +62,5 @@ def _stem(name: str) -> str:
 def _tails(name: str) -> list[str]:
     """`a/b.mp4` -> a/b.mp4, a/b, b.mp4, b."""
     parts = PurePosixPath(name).parts
-    wholes = [str(PurePosixPath(*parts[start:])) for start in range(len(parts))]
-    return [form for whole in wholes for form in dict.fromkeys((whole, _stem(whole)))]
+    paths = [str(PurePosixPath(*parts[start:])) for start in range(len(parts))]
+    return [form for path in paths for form in dict.fromkeys((path, _stem(path)))]

@@ -10,18 +10,18 @@ import io
 import json
 from collections.abc import Iterator
 
-from vmr_ray.annotations.rows import Problem, Row
+from vmr_ray.annotations.rows import Row, RowProblem
 
 COLUMNS = ("video", "query", "start", "end")
 
 
-def read(text: str) -> Iterator[Row | Problem]:
-    """Rows of a JSONL or CSV text; JSON is told by its first character."""
+def read(text: str) -> Iterator[Row | RowProblem]:
+    """Rows of a JSONL or CSV text; JSON is recognised by its first character."""
     return _read_jsonl(text) if text.lstrip()[:1] in ("{", "[") else _read_csv(text)
 
 
-def jsonl_objects(text: str) -> Iterator[tuple[int, dict[str, object] | Problem]]:
-    """Line number and object of every line that is not blank."""
+def jsonl_objects(text: str) -> Iterator[tuple[int, dict[str, object] | RowProblem]]:
+    """Line number and object, or problem, of every line that is not blank."""
     # Not splitlines(): it also splits at characters that may stand inside a JSON string.
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
@@ -31,26 +31,26 @@ def jsonl_objects(text: str) -> Iterator[tuple[int, dict[str, object] | Problem]
             value = json.loads(line)
         except (ValueError, RecursionError) as error:
             reason = f"not JSON ({error}): write one JSON object a line"
-            yield number, Problem(number, where, "dropped", reason, "not JSON")
+            yield number, RowProblem(number, where, "dropped", reason, "not JSON")
             continue
         if isinstance(value, dict):
             yield number, value
         else:
             reason = f"a JSON {type(value).__name__}, not an object: write one JSON object a line"
-            yield number, Problem(number, where, "dropped", reason, "not a JSON object")
+            yield number, RowProblem(number, where, "dropped", reason, "not a JSON object")
 
 
-def _read_jsonl(text: str) -> Iterator[Row | Problem]:
+def _read_jsonl(text: str) -> Iterator[Row | RowProblem]:
     for number, item in jsonl_objects(text):
-        if isinstance(item, Problem):
+        if isinstance(item, RowProblem):
             yield item
         else:
             spans = item["spans"] if "spans" in item else [[item.get("start"), item.get("end")]]
-            where, known = f"line {number}", item.get
-            yield Row(number, where, known("video"), known("query"), spans, known("duration"), known("qid"))
+            where, get = f"line {number}", item.get
+            yield Row(number, where, get("video"), get("query"), spans, get("duration"), get("qid"))
 
 
-def _read_csv(text: str) -> Iterator[Row | Problem]:
+def _read_csv(text: str) -> Iterator[Row | RowProblem]:
     reader = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True, strict=True)
     header: list[str] = []
     try:
@@ -65,14 +65,14 @@ def _read_csv(text: str) -> Iterator[Row | Problem]:
                         f"the header has no column {', '.join(missing)} (found: {', '.join(header)}): "
                         f"name the columns {','.join(COLUMNS)}"
                     )
-                    yield Problem(number, where, "dropped", reason, "missing column")
+                    yield RowProblem(number, where, "dropped", reason, "missing column")
                     return
             elif len(values) != len(header):
                 reason = (
                     f"{len(values)} values for {len(header)} columns: "
                     "put a query that holds a comma in double quotes"
                 )
-                yield Problem(number, where, "dropped", reason, "wrong number of values")
+                yield RowProblem(number, where, "dropped", reason, "wrong number of values")
             else:
                 row = dict(zip(header, (value.strip() for value in values), strict=True))
                 spans = [[row["start"], row["end"]]]
@@ -81,4 +81,4 @@ def _read_csv(text: str) -> Iterator[Row | Problem]:
     except csv.Error as error:
         where = f"line {reader.line_num}"
         reason = f"not CSV ({error}), and nothing after it was read: close every double quote"
-        yield Problem(reader.line_num, where, "dropped", reason, "not CSV")
+        yield RowProblem(reader.line_num, where, "dropped", reason, "not CSV")

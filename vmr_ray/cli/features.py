@@ -229,9 +229,10 @@ def check(
     as_json: JsonOption = False,
 ) -> None:
     """Say which rows are usable and how to mend the others. The exit code is 1 if any was dropped."""
-    from vmr_ray.annotations.check import report as run
+    from vmr_ray.annotations.check import check_annotations
+    from vmr_ray.features import FeatureStore
 
-    result = run(file, features)
+    result = check_annotations(file, FeatureStore.open(features).video_ids() if features else None)
     if as_json:
         print_json(asdict(result))
     else:

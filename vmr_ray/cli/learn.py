@@ -23,7 +23,7 @@ from vmr_ray.cli.common import (
     show_quarantined,
     waiting,
 )
-from vmr_ray.cli.show import corpus_table, metrics_table
+from vmr_ray.evaluation.tables import corpus_table, metrics_table
 
 
 @app.command()
@@ -106,7 +106,7 @@ def evaluate(
     settings = read_config(config, set_, {"evaluate.corpus_queries": max_queries})
     with waiting("evaluating"):
         result = run(
-            checkpoint, features, annotations, to, settings.evaluate, report, index_, settings.search
+            features, annotations, checkpoint, to, settings.evaluate, report, index_, settings.search
         )
     if as_json:
         print_json(asdict(result))

@@ -49,7 +49,7 @@ def run(directory: Path, stay: bool = True, port: int = 8000) -> None:
     Raises:
         VmrError: the port is taken.
     """
-    from vmr_ray.cli import metrics_table
+    from vmr_ray.evaluation.tables import metrics_table
     from vmr_ray.serve.local import check_port, serve_until_interrupt, start, stop
 
     out = Console()
@@ -77,7 +77,7 @@ def run(directory: Path, stay: bool = True, port: int = 8000) -> None:
             report=lambda row: update(row["epoch"], row["epochs"]),
         )
     with _step(out, "4 evaluate on unseen combinations"):
-        measured = evaluate(trained.best, directory / "features", world.test, directory / "report")
+        measured = evaluate(directory / "features", world.test, trained.best, directory / "report")
     with _step(out, "5 index every video (LanceDB)") as update:
         if (directory / "index").exists():
             shutil.rmtree(directory / "index")  # the index of an earlier demo's checkpoint

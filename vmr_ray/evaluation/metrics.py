@@ -1,11 +1,12 @@
 """Moment retrieval metrics: pure functions of arrays.
 
-Spans are `(start, end)` in seconds. Predictions are ranked, best first; a query without predictions
-is a miss. IoU is continuous (no +1) and taken against the true times. All figures are percent.
+Spans are `(start, end)` in seconds. Predictions are ranked, best first; a query without predictions is a
+miss. IoU is continuous (no +1) and computed against the true times. Metrics are percentages.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -16,11 +17,13 @@ from vmr_ray.schema import Span
 
 Array = NDArray[np.float64]
 
-# QVHighlights (Lei et al., NeurIPS 2021): thresholds, windows and length ranges of its evaluator.
-QV_THRESHOLDS = tuple(percent / 100 for percent in range(50, 100, 5))
-QV_WINDOWS = 10
-QV_LENGTHS = {"short": (0, 10), "middle": (10, 30), "long": (30, 150)}  # (above, up to] seconds
-QV_SALIENCY = {"fair": 2, "good": 3, "very_good": 4}  # the least score of a relevant clip
+MAP_THRESHOLDS = tuple(percent / 100 for percent in range(50, 100, 5))  # mAP is the mean over these
+MAP_WINDOWS = 10  # predictions of a query that count for mAP
+
+_RECALL = re.compile(r"(?:corpus_)?r(\d+)_at_(.+)")
+_MAP = re.compile(r"(?:(short|middle|long)_)?map(?:_at_(.+))?")
+_HIGHLIGHT = re.compile(r"hl_(map|hit1)_(.+)")
+_HIGHLIGHT_LABELS = {"map": "mAP", "hit1": "HIT@1"}
 
 
 def iou(a: ArrayLike, b: ArrayLike) -> Array:
@@ -29,35 +32,26 @@ def iou(a: ArrayLike, b: ArrayLike) -> Array:
     return _iou(a[..., 0], a[..., 1], b[..., 0], b[..., 1])
 
 
-def recall_at(
-    predictions: Sequence[ArrayLike], truths: Sequence[ArrayLike], k: int, threshold: float
-) -> float:
-    """R@k IoU=threshold: the percentage of queries with a hit among the top k predictions.
-
-    Args:
-        predictions: a query's ranked spans, `[p, 2]` each; p may be 0.
-        truths: a query's true spans, `[g, 2]` each, g >= 1; a hit of any of them counts.
-
-    Raises:
-        ValueError: no queries, unequal numbers of them, spans not `[n, 2]`, or a query without a true span.
-    """
-    return _recall(_best_iou(predictions, truths, k), k, threshold)
-
-
-def mean_iou(predictions: Sequence[ArrayLike], truths: Sequence[ArrayLike]) -> float:
-    """mIoU: the mean IoU of the top prediction with the best of its true spans; as `recall_at`."""
-    return 100 * float(_best_iou(predictions, truths, 1).mean())
-
-
 def moment_metrics(
     predictions: Sequence[ArrayLike],
     truths: Sequence[ArrayLike],
     ks: Sequence[int] = (1, 5),
     thresholds: Sequence[float] = (0.3, 0.5, 0.7),
 ) -> dict[str, float]:
-    """`r{k}_at_{threshold}` for every pair, and `miou`; arguments and errors as `recall_at`."""
-    best = _best_iou(predictions, truths, max(ks))
-    recalls = {f"r{k}_at_{t}": _recall(best, k, t) for k in ks for t in thresholds}
+    """`r{k}_at_{threshold}` (R@k IoU=threshold) for every pair of the two, and `miou`.
+
+    R@k is the percentage of queries with a hit among the top k predictions; mIoU is the mean IoU of the top
+    prediction. Of several true spans, the one of highest IoU counts.
+
+    Args:
+        predictions: a query's ranked spans, `[p, 2]` each; p may be 0.
+        truths: a query's true spans, `[g, 2]` each, g >= 1.
+
+    Raises:
+        ValueError: no queries, unequal numbers of them, spans not `[n, 2]`, or a query without a true span.
+    """
+    best = best_iou(predictions, truths, max(ks))
+    recalls = {f"r{k}_at_{t}": recall(best, k, t) for k in ks for t in thresholds}
     return recalls | {"miou": 100 * float(best[:, 0].mean())}
 
 
@@ -72,51 +66,54 @@ def corpus_metrics(
     Args:
         predictions: a query's ranked `(video_id, start, end)`.
         truths: a query's `(video_id, spans [g, 2])`.
+
+    Raises:
+        ValueError: as `moment_metrics`.
     """
-    _check_lengths(predictions, truths)
+    check_lengths(predictions, truths)
     # A span in a wrong video becomes empty: it keeps its rank and hits nothing.
     spans = [
         [(start, end) if video == right else (0.0, 0.0) for video, start, end in ranked[: max(ks)]]
         for ranked, (right, _) in zip(predictions, truths, strict=True)
     ]
-    best = _best_iou(spans, [true for _, true in truths], max(ks))
-    return {f"corpus_r{k}_at_{t}": _recall(best, k, t) for k in ks for t in thresholds}
-
-
-def metric_label(name: str) -> str:
-    """`r1_at_0.5` -> `R@1 IoU=0.5`, for people."""
-    recall, _, threshold = name.removeprefix("corpus_").partition("_at_")
-    return f"R@{recall[1:]} IoU={threshold}" if threshold else {"miou": "mIoU"}.get(name, name)
+    best = best_iou(spans, [true for _, true in truths], max(ks))
+    return {f"corpus_r{k}_at_{t}": recall(best, k, t) for k in ks for t in thresholds}
 
 
 def candidate_recall(candidates: Sequence[Collection[str]], video_ids: Sequence[str]) -> float:
-    """Recall of the first stage: the percentage of queries whose video is among their candidates."""
-    _check_lengths(candidates, video_ids)
-    return 100 * float(np.mean([video in found for video, found in zip(video_ids, candidates, strict=True)]))
+    """Recall of stage 1: the percentage of queries whose video is among their candidates.
+
+    Raises:
+        ValueError: no queries, or unequal numbers of them.
+    """
+    check_lengths(candidates, video_ids)
+    return 100 * float(
+        np.mean([video in passed for video, passed in zip(video_ids, candidates, strict=True)])
+    )
 
 
 def average_precision(
     predictions: Sequence[ArrayLike],
     truths: Sequence[ArrayLike],
-    thresholds: Sequence[float] = QV_THRESHOLDS,
-    windows: int = QV_WINDOWS,
+    thresholds: Sequence[float] = MAP_THRESHOLDS,
+    windows: int = MAP_WINDOWS,
 ) -> Array:
     """Interpolated AP (VOC 2011) of the top `windows` predictions: `[queries, thresholds]`, in [0, 1].
 
-    Each prediction, in rank order, takes the unmatched true span of highest IoU, if that reaches the
-    threshold. Arguments and errors as `recall_at`.
+    Each prediction, in rank order, is matched with the unmatched true span of highest IoU if that reaches
+    the threshold. Arguments and errors as `moment_metrics`.
     """
     overlap = _overlaps(predictions, truths, windows)
-    queries, ranks, most = overlap.shape
-    counts = np.array([len(_spans(t)) for t in truths])
+    queries, ranks, truths_limit = overlap.shape
+    counts = np.array([len(as_spans(t)) for t in truths])
     levels = np.asarray(thresholds, dtype=float)
-    free = np.ones((queries, len(levels), most), dtype=bool)
+    free = np.ones((queries, len(levels), truths_limit), dtype=bool)
     hits = np.zeros((queries, len(levels), ranks))
     for rank in range(ranks):
-        open_iou = np.where(free, overlap[:, None, rank], -1.0)
-        taken = open_iou.argmax(-1)[..., None]
-        hit = np.take_along_axis(open_iou, taken, -1) >= levels[:, None]
-        np.put_along_axis(free, taken, np.take_along_axis(free, taken, -1) & ~hit, -1)
+        unmatched_iou = np.where(free, overlap[:, None, rank], -1.0)
+        nearest = unmatched_iou.argmax(-1)[..., None]
+        hit = np.take_along_axis(unmatched_iou, nearest, -1) >= levels[:, None]
+        np.put_along_axis(free, nearest, np.take_along_axis(free, nearest, -1) & ~hit, -1)
         hits[..., rank] = hit[..., 0]
     precision = hits.cumsum(-1) / np.arange(1, ranks + 1)
     # Interpolated: the best precision at this recall or a higher one.
@@ -124,55 +121,30 @@ def average_precision(
     return (hits * precision).sum(-1) / counts[:, None]
 
 
-def qvhighlights_metrics(predictions: Sequence[ArrayLike], truths: Sequence[ArrayLike]) -> dict[str, float]:
-    """The moment metrics of the QVHighlights evaluator, over all queries and by moment length.
-
-    `map` (mean over IoU .5:.05:.95), `map_at_{t}` and `r1_at_{t}`; the same with the prefix `short_`,
-    `middle_` or `long_` over the queries that have true spans of that length, against those alone.
-    Arguments and errors as `recall_at`; a length that no true span has is left out.
-    """
-    metrics = _detection(predictions, truths, "")
-    for name, (above, up_to) in QV_LENGTHS.items():
-        lengths = [np.diff(spans, axis=-1)[:, 0] for spans in map(_spans, truths)]
-        kept = [_spans(t)[(above < n) & (n <= up_to)] for t, n in zip(truths, lengths, strict=True)]
-        if chosen := [i for i, spans in enumerate(kept) if len(spans)]:
-            metrics |= _detection([predictions[i] for i in chosen], [kept[i] for i in chosen], f"{name}_")
-    return metrics
+def recall(best: Array, k: int, threshold: float) -> float:
+    """R@k in percent, from the IoU of the ranked predictions `best` `[queries, >= k]` (see `best_iou`)."""
+    return 100 * float((best[:, :k] >= threshold).any(1).mean())
 
 
-def saliency_metrics(scores: Sequence[ArrayLike], saliency: Sequence[ArrayLike]) -> dict[str, float]:
-    """The highlight metrics of the QVHighlights evaluator.
+def best_iou(predictions: Sequence[ArrayLike], truths: Sequence[ArrayLike], k: int) -> Array:
+    """IoU of the top k predictions with the best of the true spans: `[queries, k]`; 0 without prediction."""
+    return _overlaps(predictions, truths, k).max(-1)
 
-    `hl_map_{level}` is the mean over queries and annotators, `hl_hit1_{level}` the percentage of
-    queries whose top clip is relevant to any annotator; levels are fair, good and very_good.
 
-    Args:
-        scores: a query's predicted clip scores, `[c]`; clips beyond those of `saliency` are cut off,
-            missing ones score 0.
-        saliency: a query's true saliency, `[clips, annotators]`, 0 to 4.
+def as_spans(spans: ArrayLike) -> Array:
+    """Spans as an array `[n, 2]`, also if there are none. Raises ValueError for another shape."""
+    array = np.asarray(spans, dtype=float)
+    if array.size == 0:
+        return np.zeros((0, 2))
+    if array.ndim != 2 or array.shape[1] != 2:
+        raise ValueError(f"spans must be [n, 2], got {list(array.shape)}")
+    return array
 
-    Raises:
-        ValueError: no queries, or unequal numbers of them.
-    """
-    _check_lengths(scores, saliency)
-    found = [np.asarray(values, dtype=float) for values in scores]
-    true = [np.asarray(rated, dtype=float) for rated in saliency]
-    top = np.array([values.argmax() for values in found])
-    # Padding ranks last and is relevant to nobody.
-    clips = max(map(len, true))
-    predicted = np.full((len(true), clips), -np.inf)
-    padded = np.zeros((len(true), clips, true[0].shape[1]))
-    for i, (values, rated) in enumerate(zip(found, true, strict=True)):
-        predicted[i, : len(rated)] = 0
-        predicted[i, : min(len(values), len(rated))] = values[: len(rated)]
-        padded[i, : len(rated)] = rated
-    at_top = padded[np.arange(len(true)), np.minimum(top, clips - 1)]
-    at_top[top >= clips] = 0
-    metrics = {}
-    for level, least in QV_SALIENCY.items():
-        metrics[f"hl_map_{level}"] = 100 * float(_clip_precision(predicted, padded >= least).mean())
-        metrics[f"hl_hit1_{level}"] = 100 * float((at_top >= least).any(1).mean())
-    return metrics
+
+def check_lengths(first: Sequence[object] | Array, second: Sequence[object] | Array) -> None:
+    """Raises ValueError if both are empty, or their lengths differ."""
+    if len(first) != len(second) or not len(first):
+        raise ValueError(f"need as many of both, and at least one: got {len(first)} and {len(second)}")
 
 
 @dataclass(frozen=True)
@@ -195,14 +167,14 @@ def best_constant_span(
     """The constant answer that does best on `spans` `[n, 2]` of videos of `durations` `[n]` seconds.
 
     A baseline that sees neither video nor query: what exceeds it was learned. Best is the highest mIoU,
-    or the highest R@1 at IoU=`threshold`; the search is over `steps` fractions of the duration (evenly
-    spaced) and `steps` times in seconds (quantiles of the spans' own), and the better of the two is kept.
+    or the highest R@1 at IoU=`threshold`. The search tries `steps` fractions of the duration (evenly spaced)
+    and `steps` times in seconds (quantiles of the spans' own times), and keeps the better of the two.
 
     Raises:
-        ValueError: no spans, or not one duration above 0 a span.
+        ValueError: no spans, or a span without a duration above 0.
     """
-    spans, durations = _spans(spans), np.asarray(durations, dtype=float)
-    _check_lengths(spans, durations)
+    spans, durations = as_spans(spans), np.asarray(durations, dtype=float)
+    check_lengths(spans, durations)
     if not (durations > 0).all():
         raise ValueError("durations must be above 0, in seconds, for every span")
     fractions = np.linspace(0, 1, steps + 1)
@@ -210,14 +182,27 @@ def best_constant_span(
     ones = np.ones_like(durations)
     by_fraction = _best_on_grid(fractions, spans / durations[:, None], ones, threshold)
     by_second = _best_on_grid(seconds, spans, durations, threshold)
-    _, (start, end), relative = max((*by_fraction, True), (*by_second, False), key=lambda found: found[0])
+    _, (start, end), relative = max((*by_fraction, True), (*by_second, False), key=lambda best: best[0])
     return ConstantSpan(start, end, relative)
 
 
+def metric_label(name: str) -> str:
+    """The name that papers use: `r1_at_0.5` -> `R@1 IoU=0.5`, `long_map` -> `mAP, long moments`."""
+    if match := _RECALL.fullmatch(name):
+        return f"R@{match[1]} IoU={match[2]}"
+    if match := _HIGHLIGHT.fullmatch(name):
+        return f"highlight {_HIGHLIGHT_LABELS[match[1]]}, {match[2].replace('_', ' ')}"
+    if match := _MAP.fullmatch(name):
+        length, threshold = match.groups()
+        return "mAP" + (f" IoU={threshold}" if threshold else "") + (f", {length} moments" if length else "")
+    return {"miou": "mIoU"}.get(name, name)
+
+
 def _best_on_grid(grid: Array, spans: Array, durations: Array, threshold: float | None) -> tuple[float, Span]:
+    """The best score and the span, among those between two times of `grid`, that has it."""
     first, last = np.triu_indices(len(grid), k=1)
     true_start, true_end = spans.T.copy()
-    blocks = max(1, len(first) * len(spans) // 1_000_000)  # bounds the memory
+    blocks = max(1, len(first) * len(spans) // 1_000_000)  # limits the memory
     scores = []
     for pairs in np.array_split(np.stack([grid[first], grid[last]]), blocks, axis=1):
         start, end = np.minimum(pairs[..., None], durations)
@@ -236,53 +221,13 @@ def _iou(start_a: Array, end_a: Array, start_b: Array, end_b: Array) -> Array:
     return overlap / np.maximum(hull, np.finfo(float).tiny)
 
 
-def _detection(
-    predictions: Sequence[ArrayLike], truths: Sequence[ArrayLike], prefix: str
-) -> dict[str, float]:
-    maps = 100 * average_precision(predictions, truths).mean(0)
-    best = _best_iou(predictions, truths, 1)
-    metrics = {f"{prefix}map": float(maps.mean())}
-    for threshold, value in zip(QV_THRESHOLDS, maps, strict=True):
-        metrics[f"{prefix}map_at_{threshold}"] = float(value)
-        metrics[f"{prefix}r1_at_{threshold}"] = _recall(best, 1, threshold)
-    return metrics
-
-
-def _clip_precision(scores: Array, relevant: NDArray[np.bool_]) -> Array:
-    """Interpolated AP of clips ranked by `scores` `[q, c]`, `relevant` `[q, c, annotator]`: `[q, annotator]`.
-
-    As the QVHighlights evaluator has it, precision is averaged over the distinct recalls, so clips of
-    equal score count as one step however many of them are relevant.
-    """
-    order = np.argsort(-scores, axis=1)
-    ranked = np.take_along_axis(scores, order, 1)
-    last = np.ones((*scores.shape, 1), dtype=bool)  # whether the next clip has another score
-    last[:, :-1, 0] = ranked[:, 1:] != ranked[:, :-1]
-    found = np.take_along_axis(relevant, order[..., None], 1).cumsum(1)
-    precision = np.where(last, found / np.arange(1, scores.shape[1] + 1)[:, None], 0)
-    precision = np.maximum.accumulate(precision[:, ::-1], 1)[:, ::-1]
-    reached = np.maximum.accumulate(np.where(last, found, 0), 1)
-    steps = np.diff(reached, axis=1, prepend=0) > 0
-    return (precision * steps).sum(1) / np.maximum(steps.sum(1), 1)
-
-
-def _recall(best: Array, k: int, threshold: float) -> float:
-    return 100 * float((best[:, :k] >= threshold).any(1).mean())
-
-
-def _best_iou(predictions: Sequence[ArrayLike], truths: Sequence[ArrayLike], k: int) -> Array:
-    """IoU of the top k predictions with the best of the true spans: `[queries, k]`, 0 where none is."""
-    return _overlaps(predictions, truths, k).max(-1)
-
-
 def _overlaps(predictions: Sequence[ArrayLike], truths: Sequence[ArrayLike], k: int) -> Array:
-    """IoU of the top k predictions with the true spans: `[queries, k, most truths]`, 0 where none is."""
-    _check_lengths(predictions, truths)
-    true = [_spans(t) for t in truths]
+    """IoU of the top k predictions with the true spans: `[queries, k, truths]`; 0 where either is missing."""
+    check_lengths(predictions, truths)
+    true = [as_spans(t) for t in truths]
     if not all(map(len, true)):
         raise ValueError("a query has no true span")
-    most = max(map(len, true))
-    return iou(_padded([_spans(p) for p in predictions], k), _padded(true, most))
+    return iou(_padded([as_spans(p) for p in predictions], k), _padded(true, max(map(len, true))))
 
 
 def _padded(spans: Sequence[Array], length: int) -> Array:
@@ -291,19 +236,3 @@ def _padded(spans: Sequence[Array], length: int) -> Array:
     for row, values in zip(padded, spans, strict=True):
         row[: len(values)] = values[:length]
     return padded
-
-
-def _spans(spans: ArrayLike) -> Array:
-    array = np.asarray(spans, dtype=float)
-    if array.size == 0:
-        return np.zeros((0, 2))
-    if array.ndim != 2 or array.shape[1] != 2:
-        raise ValueError(f"spans must be [n, 2], got {list(array.shape)}")
-    return array
-
-
-def _check_lengths(first: Sequence[object] | Array, second: Sequence[object] | Array) -> None:
-    if len(first) != len(second) or not len(first):
-        raise ValueError(
-            f"need as many of one as of the other, and at least one: {len(first)}, {len(second)}"
-        )

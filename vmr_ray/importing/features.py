@@ -16,7 +16,7 @@ from typing import Literal
 
 import numpy as np
 
-from vmr_ray.annotations import read_annotations
+from vmr_ray.annotations import AnnotationSource, read_annotations
 from vmr_ray.annotations.video_ids import resolve_ids
 from vmr_ray.encoders import IMPORTED
 from vmr_ray.errors import VmrError
@@ -55,7 +55,7 @@ def import_features(
     *,
     name: str | None = None,
     keys: Sequence[str | None] = (),
-    annotations: Sequence[str | Path] = (),
+    annotations: Sequence[AnnotationSource] = (),
     tolerance: int = TOLERANCE,
     normalize: bool = False,
     max_clips: int | None = None,
@@ -137,11 +137,11 @@ def _open_sources(paths: Sequence[str | Path], keys: Sequence[str | None]) -> li
     return [open_source(path, key) for path, key in zip(paths, key_of_each, strict=True)]
 
 
-def _durations(annotations: Iterable[str | Path], names: Iterable[str]) -> dict[str, float]:
+def _durations(annotations: Iterable[AnnotationSource], names: Iterable[str]) -> dict[str, float]:
     """The duration in seconds of every video that has one in the annotations."""
     annotated: dict[str, float] = {}
-    for path in annotations:
-        for row in read_annotations(path).annotations:
+    for source in annotations:
+        for row in read_annotations(source).annotations:
             if row.duration is not None:
                 annotated.setdefault(row.video_id, row.duration)
     return {video: annotated[name] for name, video in resolve_ids(annotated, names).items()}

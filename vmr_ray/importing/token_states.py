@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vmr_ray.annotations import Problem, read_rows
+from vmr_ray.annotations import AnnotationSource, RowProblem, read_annotations
 from vmr_ray.encoders import IMPORTED
 from vmr_ray.encoders.imported import write_states
 from vmr_ray.errors import VmrError
@@ -32,7 +32,7 @@ class ImportedTexts:
 
 def import_text(
     source: str | Path,
-    annotations: Sequence[str | Path],
+    annotations: Sequence[AnnotationSource],
     out: str | Path,
     *,
     key: str | None = None,
@@ -90,18 +90,18 @@ class _RowNumber:
     rows: int
 
 
-def _queries(path: str | Path, only_file: bool) -> Iterator[tuple[str, str | _RowNumber]]:
+def _queries(source: AnnotationSource, only_file: bool) -> Iterator[tuple[str, str | _RowNumber]]:
     """(text, its qid, or the number of its row if the row has no qid)."""
-    _, rows = read_rows(path)
-    for number, row in enumerate(rows):
-        if isinstance(row, Problem) or not isinstance(row.query, str) or not row.query.strip():
+    read = read_annotations(source)
+    for number, row in enumerate(read.rows):
+        if isinstance(row, RowProblem) or not isinstance(row.query, str) or not row.query.strip():
             continue
         if row.qid in (None, "") and not only_file:
             raise VmrError(
-                f"{path}: {row.where} has no qid, so its states would be found by row number: give one "
+                f"{read.path}: {row.where} has no qid, so its states would be found by row number: give one "
                 "annotation file with all queries, or add qids"
             )
-        name = _RowNumber(number, len(rows)) if row.qid in (None, "") else str(row.qid)
+        name = _RowNumber(number, len(read.rows)) if row.qid in (None, "") else str(row.qid)
         yield row.query.strip(), name
 
 

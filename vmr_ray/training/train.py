@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from pyarrow import fs
 
-from vmr_ray.annotations import load_annotations
+from vmr_ray.annotations import AnnotationSource, load_annotations
 from vmr_ray.annotations.video_ids import by_video
 from vmr_ray.config import Config, TrainConfig
 from vmr_ray.encoders import check_texts, default_text_encoder, text_encoder
@@ -55,10 +55,10 @@ class TrainResult:
 
 def train(
     features: str | Path,
-    annotations: str | Path,
+    annotations: AnnotationSource,
     out: str | Path,
     config: Config | None = None,
-    val: str | Path | None = None,
+    val: AnnotationSource | None = None,
     report: Report | None = None,
 ) -> TrainResult:
     """Train on the annotated videos of a feature store; the same call resumes an interrupted run.
@@ -75,8 +75,10 @@ def train(
     config = config or Config()
     require(config.train.track)
     store = FeatureStore.open(str(features))
-    train_annotations = load_annotations(annotations)
-    val_annotations = load_annotations(val) if val else []
+    train_set = load_annotations(annotations)
+    val_set = load_annotations(val) if val else None
+    train_annotations = train_set.annotations
+    val_annotations = val_set.annotations if val_set else []
     text_name = config.train.text_encoder or default_text_encoder(store.spec.encoder)
     check_texts(text_name, (a.query for a in [*train_annotations, *val_annotations]))
     out = absolute(out)
@@ -87,12 +89,12 @@ def train(
     if not val:
         groups["train"], groups["val"] = split(groups["train"], config.train.val_fraction, config.train.seed)
     for name, what, source in (
-        ("train", "annotated video", annotations),
-        ("val", "video to validate on", val or annotations),
+        ("train", "annotated video", train_set),
+        ("val", "video to validate on", val_set or train_set),
     ):
         if not groups[name]:
             raise VmrError(
-                f"no {what} of {source} is in the feature store {features} ({len(files)} videos there): "
+                f"no {what} of {source.path} is in the feature store {features} ({len(files)} videos there): "
                 "embed the annotated videos first, and check that the file names agree"
             )
     digests = {"annotations": _digest(train_annotations), "val": _digest(val_annotations)}

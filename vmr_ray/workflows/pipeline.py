@@ -21,7 +21,7 @@ from typing import Any, Literal
 from pyarrow import fs
 from pydantic import Field
 
-from vmr_ray.annotations import load_annotations
+from vmr_ray.annotations import AnnotationSet, load_annotations
 from vmr_ray.annotations.video_ids import by_video
 from vmr_ray.config import Config, EmbedConfig, Section, load_as
 from vmr_ray.embedding.embed import embed_videos
@@ -29,7 +29,7 @@ from vmr_ray.errors import VmrError, one_line
 from vmr_ray.evaluation.evaluate import evaluate
 from vmr_ray.features import FeatureStore
 from vmr_ray.model.checkpoint import load_info
-from vmr_ray.schema import Annotation, Video
+from vmr_ray.schema import Video
 from vmr_ray.search.build import build_index
 from vmr_ray.storage import absolute, exists, filesystem, is_remote, read_json, short_hash, write_json
 from vmr_ray.training.train import identity, train
@@ -108,9 +108,9 @@ def run_pipeline(plan: Plan, log: Log = lambda line: None) -> Outcome:
                 if (path := getattr(section, name))
             }
             # All of them before hours of embedding: a mistake in a line is reported at once.
-            rows = {name: load_annotations(path) for name, path in files.items()}
+            sets = {name: load_annotations(path) for name, path in files.items()}
             videos = find_videos(section.videos, config.embed.storage_roots)
-            _run(steps, config, videos, files, rows)
+            _run(steps, config, videos, sets)
         except Exception as error:
             steps.fail(error)
     return outcome
@@ -120,10 +120,9 @@ def _run(
     steps: StepRunner,
     config: Config,
     videos: Sequence[Video],
-    files: dict[str, Path],
-    rows: dict[str, list[Annotation]],
+    sets: dict[str, AnnotationSet],
 ) -> None:
-    """All steps. `files` and `rows` are the annotations, by "annotations", "val" and "test"."""
+    """All steps. `sets` are the annotations, by "annotations", "val" and "test"."""
     out, outcome = steps.outcome.out, steps.outcome
     features = f"{out}/features-{_digest(config.embed.encoder, config.embed.decode.sampling)}"
     with steps.work("embed") as step:  # never skipped: it finds out itself which videos are finished
@@ -131,6 +130,7 @@ def _run(
 
     store = FeatureStore.open(features)
     chunks = store.files()
+    rows = {name: annotations.annotations for name, annotations in sets.items()}
     versions = {video_id: store.version(addresses) for video_id, addresses in chunks.items()}
 
     def inputs(*names: str) -> list[Any]:
@@ -142,20 +142,20 @@ def _run(
     run = f"{out}/run-{_digest(identity(config), features, *learned)}"
 
     def train_result() -> dict[str, Any]:
-        result = train(features, files["annotations"], run, config, files.get("val"))
+        result = train(features, sets["annotations"], run, config, sets.get("val"))
         return {key: value for key, value in asdict(result).items() if key != "history"}
 
     steps.once("train", f"{run}/history.json", [_json(config.model), _json(config.train), run], train_result)
     outcome.checkpoint = checkpoint = f"{run}/best"
     version = load_info(checkpoint).version
 
-    if "test" in files:
+    if "test" in sets:
         report = f"{run}/report"
         steps.once(
             "evaluate",
             f"{report}/metrics.json",
             [_json(config.evaluate), version, inputs("test")],
-            lambda: asdict(evaluate(checkpoint, features, files["test"], report, config.evaluate, report)),
+            lambda: asdict(evaluate(features, sets["test"], checkpoint, report, config.evaluate, report)),
         )
 
     index = f"{out}/index-{_digest(version, _json(config.index))}"

@@ -117,14 +117,16 @@ def reproduce(
     names = benchmark.annotations
     train_file, test_file = _annotation(annotations, names.train), _annotation(annotations, names.test)
     val_file = _annotation(annotations, names.val) if names.val else None
-    files = [train_file, *([val_file] if val_file else []), test_file]
+    train_set, test_set = load_annotations(train_file), load_annotations(test_file)
+    val_set = load_annotations(val_file) if val_file else None
+    sets = [train_set, *([val_set] if val_set else []), test_set]
     imported = import_features(
         paths[: len(benchmark.sources)],
         f"{root}/features",
         benchmark.clip_seconds,
         name=benchmark.name,
         keys=[source.key for source in benchmark.sources],
-        annotations=files,
+        annotations=sets,
         tolerance=benchmark.tolerance,
         normalize=benchmark.normalize,
         max_clips=benchmark.max_clips,
@@ -140,17 +142,17 @@ def reproduce(
     if text := benchmark.text:
         texts = import_text(
             paths[-1],
-            files,
+            sets,
             f"{root}/text",
             key=text.key,
             normalize=text.normalize,
             max_tokens=text.max_tokens,
         )
-        check_texts(texts.encoder, (row.query for path in files for row in load_annotations(path)))
+        check_texts(texts.encoder, (row.query for read in sets for row in read.annotations))
         settings = config.train.model_copy(update={"text_encoder": texts.encoder})
         config = config.model_copy(update={"train": settings})
-    trained = train(f"{root}/features", train_file, f"{root}/run", config, val_file, report)
-    evaluation = evaluate(trained.best, f"{root}/features", test_file, f"{root}/report", config.evaluate)
+    trained = train(f"{root}/features", train_set, f"{root}/run", config, val_set, report)
+    evaluation = evaluate(f"{root}/features", test_set, trained.best, f"{root}/report", config.evaluate)
     return Reproduction(imported, trained, evaluation)
 
 

@@ -1,4 +1,4 @@
-"""`vmr annotations check`: what a person is told about a file of their own."""
+"""`vmr annotations check`: what it reports about a file."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def check(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
             code = 0
         except SystemExit as stop:
             code = int(stop.code or 0)
-        said = capsys.readouterr()
-        return code, said.out, said.err
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
 
     return run
 
@@ -44,7 +44,7 @@ def test_a_usable_file(check, tmp_path: Path):
     assert err.count("\n") == 1 and "clipped line 2: end 9.0 is past" in err
 
 
-def test_every_bad_row_has_its_line_and_mend(check):
+def test_every_bad_row_has_its_line_and_fix(check):
     code, out, err = check(FIXTURES / "broken.csv")
     assert code == 1 and "13 rows, 2 usable" in out and "11 dropped" in out
     assert "dropped line 3: start 9.0 is not before end 4.0: swap them" in err

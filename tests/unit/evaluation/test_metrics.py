@@ -1,14 +1,12 @@
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from vmr_ray.annotations import read_annotations, read_highlights
+from vmr_ray.annotations import read_annotations
 from vmr_ray.evaluation.metrics import (
     ConstantSpan,
     average_precision,
@@ -16,11 +14,8 @@ from vmr_ray.evaluation.metrics import (
     candidate_recall,
     corpus_metrics,
     iou,
-    mean_iou,
+    metric_label,
     moment_metrics,
-    qvhighlights_metrics,
-    recall_at,
-    saliency_metrics,
 )
 
 benchmark = pytest.mark.skipif(
@@ -52,10 +47,12 @@ TRUTHS = [[[0, 10]], [[0, 10]], [[0, 10], [20, 30]], [[0, 10]]]
 
 
 def test_recall_and_mean_iou_by_hand() -> None:
-    assert recall_at(PREDICTIONS, TRUTHS, 1, 0.5) == 25  # IoU equal to the threshold is a hit
-    assert recall_at(PREDICTIONS, TRUTHS, 1, 0.2) == 50
-    assert recall_at(PREDICTIONS, TRUTHS, 5, 0.7) == 50
-    assert mean_iou(PREDICTIONS, TRUTHS) == pytest.approx(100 * (0.5 + 0 + 0.25 + 0) / 4)
+    few = moment_metrics(PREDICTIONS, TRUTHS, ks=(1,), thresholds=(0.5, 0.2))
+    assert few == {
+        "r1_at_0.5": 25,  # IoU equal to the threshold is a hit
+        "r1_at_0.2": 50,
+        "miou": pytest.approx(100 * (0.5 + 0 + 0.25 + 0) / 4),
+    }
     assert moment_metrics(PREDICTIONS, TRUTHS) == {
         "r1_at_0.3": 25,
         "r1_at_0.5": 25,
@@ -110,43 +107,6 @@ def test_average_precision_by_hand() -> None:
     assert average_precision([[]], truths).tolist() == [[0.0] * 10]
 
 
-def test_qvhighlights_metrics_by_length() -> None:
-    metrics = qvhighlights_metrics([[[0, 10], [40, 60]], [[0, 8]]], [[[0, 10], [40, 60]], [[0, 10]]])
-    assert metrics["r1_at_0.5"] == 100
-    assert metrics["r1_at_0.8"] == 100
-    assert metrics["r1_at_0.85"] == 50
-    assert metrics["map_at_0.75"] == 100
-    assert metrics["map"] == pytest.approx(100 * (1 + 0.7) / 2)
-    # A moment of exactly 10 s is short. The 20 s one is middle: there the first query's top window misses.
-    assert metrics["short_map_at_0.5"] == 100
-    assert metrics["middle_map_at_0.5"] == 50
-    assert metrics["middle_r1_at_0.5"] == 0
-    assert not any(key.startswith("long_") for key in metrics)
-
-
-def test_saliency_metrics_by_hand() -> None:
-    # One annotator; clips rated good: 0 and 3. Ranked 2, 0, 3, 1: precision 1/2 and 2/3, lifted to 2/3.
-    metrics = saliency_metrics([[0.8, 0.1, 0.9, 0.7]], [[[3], [0], [2], [4]]])
-    assert metrics["hl_map_good"] == pytest.approx(100 * 2 / 3)
-    assert metrics["hl_hit1_good"] == 0
-    assert metrics["hl_hit1_fair"] == 100
-    assert metrics["hl_map_fair"] == 100
-    assert metrics["hl_map_very_good"] == pytest.approx(100 / 3)
-
-
-def test_saliency_of_another_number_of_clips() -> None:
-    true = [[[4, 0]], [[0, 0], [0, 3]]]
-    # The top clip of the first query lies beyond its video; the second query's last clip scores 0.
-    metrics = saliency_metrics([[0.1, 0.9], [-1.0]], true)
-    assert metrics["hl_hit1_good"] == 0
-    assert metrics["hl_map_good"] == pytest.approx(100 * (1 + 0 + 0 + 1) / 4)
-
-
-def test_saliency_ties_are_one_step() -> None:
-    # Both relevant clips are reached at once, with two others: precision 1/2.
-    assert saliency_metrics([[1, 1, 1, 1]], [[[4], [4], [0], [0]]])["hl_map_good"] == 50
-
-
 def test_constant_span_is_clipped_to_the_video() -> None:
     assert ConstantSpan(0.25, 0.5, relative=True).predict(40.0) == (10.0, 20.0)
     assert ConstantSpan(2.0, 12.0, relative=False).predict(8.0) == (2.0, 8.0)
@@ -171,7 +131,7 @@ def test_best_constant_span_serves_its_objective() -> None:
 
     def score(constant: ConstantSpan, threshold: float) -> float:
         predictions = [[constant.predict(d)] for d in durations]
-        return recall_at(predictions, [[s] for s in spans], 1, threshold)
+        return moment_metrics(predictions, [[s] for s in spans], (1,), (threshold,))[f"r1_at_{threshold}"]
 
     by_iou, by_recall = best_constant_span(spans, durations), best_constant_span(spans, durations, 0.95)
     assert by_iou.predict(20.0)[1] > 10
@@ -200,35 +160,18 @@ def test_constant_span_on_charades_sta() -> None:
     assert recalls(None) == [49.3, 26.9, 11.2, 30.5]
 
 
-@benchmark
-@pytest.mark.parametrize(
-    ("predictions", "printed"),
-    [
-        ("sample_val_preds.jsonl", "sample_val_preds_metrics_raw.json"),
-        ("inference_hl_val_test_code_preds.jsonl", "inference_hl_val_test_code_preds_metrics.json"),
-    ],
-)
-def test_agrees_with_the_qvhighlights_evaluator_to_the_last_digit(predictions: str, printed: str) -> None:
-    data = Path(os.environ["VMR_BENCHMARK_DATA"])
-    truth = data / "annotations" / "qvhighlights" / "highlight_val_release.jsonl"
-    peer = data / "conformance" / "moment_detr"
-    rows = {row["qid"]: row for row in map(json.loads, (peer / predictions).read_text().splitlines())}
-    expected: dict[str, Any] = json.loads((peer / printed).read_text())
-
-    highlights = read_highlights(truth)
-    ranked = [rows[h.qid] for h in highlights]
-    windows = [[w[:2] for w in row["pred_relevant_windows"]] for row in ranked]
-    metrics = qvhighlights_metrics(windows, [a.spans for a in read_annotations(truth).annotations])
-    metrics |= saliency_metrics([r["pred_saliency_scores"] for r in ranked], [h.saliency for h in highlights])
-
-    wanted: dict[str, float] = {}
-    for length in ("full", "short", "middle", "long"):
-        prefix = "" if length == "full" else f"{length}_"
-        for theirs, ours in (("MR-mAP", "map"), ("MR-R1", "r1")):
-            for at, value in expected[length][theirs].items():
-                wanted[f"{prefix}{ours}" if at == "average" else f"{prefix}{ours}_at_{at}"] = value
-    for theirs, level in (("Fair", "fair"), ("Good", "good"), ("VeryGood", "very_good")):
-        for metric in ("mAP", "Hit1"):
-            wanted[f"hl_{metric.lower()}_{level}"] = expected[f"HL-min-{theirs}"][f"HL-{metric}"]
-    assert len(wanted) == 90
-    assert {key: round(value, 2) for key, value in metrics.items()} == wanted
+def test_labels_are_those_of_papers() -> None:
+    assert [metric_label(name) for name in ("r1_at_0.5", "corpus_r100_at_0.7", "miou")] == [
+        "R@1 IoU=0.5",
+        "R@100 IoU=0.7",
+        "mIoU",
+    ]
+    assert [metric_label(name) for name in ("map", "map_at_0.75", "short_map")] == [
+        "mAP",
+        "mAP IoU=0.75",
+        "mAP, short moments",
+    ]
+    assert [metric_label(name) for name in ("hl_map_very_good", "hl_hit1_fair")] == [
+        "highlight mAP, very good",
+        "highlight HIT@1, fair",
+    ]

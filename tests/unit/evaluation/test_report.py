@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from vmr_ray.evaluation.controls import constant_metrics, fit_constants
-from vmr_ray.evaluation.evaluate import Corpus, Evaluation
 from vmr_ray.evaluation.metrics import moment_metrics
-from vmr_ray.evaluation.report import Answers, choose, measures, write_report
-from vmr_ray.evaluation.report.measurements import boundary_errors
-from vmr_ray.evaluation.report.write import verdict
+from vmr_ray.evaluation.qvhighlights import qvhighlights_metrics
+from vmr_ray.evaluation.report.cases import choose_cases
+from vmr_ray.evaluation.report.measurements import Answers, boundary_errors, measure
+from vmr_ray.evaluation.report.write import verdict, write_report
+from vmr_ray.evaluation.result import CorpusMetrics, Evaluation, QVHighlightsMetrics
 
 NASTY = '<script>alert(1)</script> a "dog" & $x^$'
 VOID = {"meta", "img", "source", "link", "br", "input"}
@@ -72,7 +74,7 @@ def constants_of(answers: Answers) -> dict:
     return fit_constants([t[0] for t in answers.truths], answers.durations)
 
 
-def evaluation(answers: Answers, corpus: Corpus | None = None) -> Evaluation:
+def evaluation(answers: Answers, **optional: Any) -> Evaluation:
     return Evaluation(
         model=moment_metrics(answers.spans(), answers.truths),
         constant=constant_metrics(constants_of(answers), answers.truths, answers.durations),
@@ -82,16 +84,18 @@ def evaluation(answers: Answers, corpus: Corpus | None = None) -> Evaluation:
         without_features=2,
         checkpoint="run/best",
         version="abc",
-        corpus=corpus,
+        **optional,
     )
 
 
-def write(tmp_path: Path, answers: Answers, history=None, corpus: Corpus | None = None) -> tuple[Page, dict]:
-    cases = [case.with_membership(np.linspace(0, 100, 11), np.linspace(0, 1, 10)) for case in choose(answers)]
+def write(tmp_path: Path, answers: Answers, history=None, **optional: Any) -> tuple[Page, dict]:
+    cases = [
+        case.with_membership(np.linspace(0, 100, 11), np.linspace(0, 1, 10)) for case in choose_cases(answers)
+    ]
     measured = {"annotations": "test.jsonl", "date": "today", "epoch": 2, "queries_left_out": {"gone": 2}}
     write_report(
         tmp_path.as_uri(),
-        evaluation(answers, corpus),
+        evaluation(answers, **optional),
         answers,
         cases,
         constants_of(answers),
@@ -103,7 +107,7 @@ def write(tmp_path: Path, answers: Answers, history=None, corpus: Corpus | None 
 
 def test_the_curve_passes_through_the_table():
     answers = made()
-    found = measures(answers, constants_of(answers))["recall_curve"]
+    found = measure(answers, constants_of(answers))["recall_curve"]
     table = evaluation(answers)
     for level in (0.3, 0.5, 0.7):
         at = found["iou"].index(level)
@@ -117,7 +121,7 @@ def test_the_curve_passes_through_the_table():
 @pytest.mark.parametrize("name", ["by_length", "by_position"])
 def test_bins_add_up_to_the_whole(name: str):
     answers = made()
-    rows = measures(answers, constants_of(answers))[name]
+    rows = measure(answers, constants_of(answers))[name]
     total = evaluation(answers)
     counts = [row["queries"] for row in rows]
     assert sum(counts) == len(answers.queries) and len(rows) > 3
@@ -138,38 +142,38 @@ def test_boundary_errors_are_signed_and_of_the_nearest_span():
     )
     errors, overlap = boundary_errors(answers)
     assert errors.tolist() == [[-1.0, 2.0], [20.0, 20.0]] and overlap.tolist() == [True, False]
-    found = measures(answers, {})["boundaries"]
+    found = measure(answers, {})["boundaries"]
     assert (found["all"]["queries"], found["overlap"]["queries"]) == (2, 1)
     assert found["overlap"]["start"]["q50"] == -1.0 and found["overlap"]["end"]["mean_absolute"] == 2.0
 
 
 def test_cases_are_the_extremes_and_always_the_same():
     answers = made()
-    cases, found = choose(answers), answers.best_iou()
+    cases, found = choose_cases(answers), answers.best_iou()
     assert [c.kind for c in cases] == ["best"] * 8 + ["worst"] * 12
     assert cases[0].iou == found.max() and cases[8].iou == found.min()
-    assert cases == choose(answers)
+    assert cases == choose_cases(answers)
     assert len({(c.kind, c.video_id, str(c.truth)) for c in cases}) == 20
-    few = choose(made(5))
+    few = choose_cases(made(5))
     assert [c.kind for c in few] == ["best"] * 2 + ["worst"] * 3
 
 
 def test_several_moments_have_a_mean_average_precision():
-    assert measures(made(), {})["several_moments"] is None
-    found = measures(made(several=True), {})["several_moments"]
+    assert measure(made(), {})["several_moments"] is None
+    found = measure(made(several=True), {})["several_moments"]
     assert found["queries"] == 60 and found["answers"] == 2 and 0 < found["model"] <= 100
 
 
 def test_the_page_and_its_numbers(tmp_path: Path):
     answers = made()
-    corpus = Corpus({"corpus_r1_at_0.5": 12.5, "corpus_r100_at_0.7": 62.5}, 75.0, 8.0, 8, 40, 3, 20)
+    corpus = CorpusMetrics({"corpus_r1_at_0.5": 12.5, "corpus_r100_at_0.7": 62.5}, 75.0, 8.0, 8, 40, 3, 20)
     page, numbers = write(tmp_path, answers, corpus=corpus)
     assert numbers["metrics"]["model"] == moment_metrics(answers.spans(), answers.truths)
     assert numbers["corpus"]["candidate_recall"] == 75 and len(numbers["cases"]) == 20
     for key, value in numbers["metrics"]["model"].items():
         assert f"{value:.1f}" in page.text, key
-    for told in ("R@100 IoU=0.7", "62.5", "drawn from 40", "3 more were left out", "40.0", "gone: 2"):
-        assert told in page.text
+    for text in ("R@100 IoU=0.7", "62.5", "drawn from 40", "3 more were left out", "40.0", "gone: 2"):
+        assert text in page.text
     images = page.found("img")
     assert len(images) == len(page.found("source")) == 4 + 20
     assert all(len(image["alt"] or "") > 20 for image in images)
@@ -203,5 +207,27 @@ def test_history_is_drawn_or_missed_in_one_line(tmp_path: Path):
 def test_the_verdict_names_what_is_not_above_a_control():
     above = {"model": {"miou": 50.0}, "constant": {"miou": 20.0}, "shuffled": {"miou": 10.0}}
     assert "above both" in verdict(above)
-    told = verdict(above | {"constant": {"miou": 60.0}})
-    assert "best constant span" in told and "mIoU" in told and "shuffled" not in told
+    sentence = verdict(above | {"constant": {"miou": 60.0}})
+    assert "best constant span" in sentence and "mIoU" in sentence and "shuffled" not in sentence
+
+
+def test_the_page_has_the_metrics_of_qvhighlights(tmp_path: Path):
+    answers = made(8, several=True)
+    own = QVHighlightsMetrics(
+        qvhighlights_metrics(answers.spans(), answers.truths) | {"hl_map_very_good": 31.7},
+        {"map": 12.3},
+        qvhighlights_metrics(answers.spans("shuffled"), answers.truths) | {"hl_map_very_good": 21.9},
+        8,
+    )
+    page, numbers = write(tmp_path / "own", answers, qvhighlights=own)
+    assert numbers["qvhighlights"]["model"] == own.model
+    for text in ("mAP IoU=0.75", "highlight mAP, very good", "31.7", "21.9", "12.3", "the mean of 8 queries"):
+        assert text in page.text, text
+    assert f"{own.model['map']:.1f}" in page.text and "mAP, top" not in page.text
+
+    unrated = QVHighlightsMetrics({"map": 50.0}, {}, {"map": 40.0}, 0)
+    page, _ = write(tmp_path / "unrated", answers, qvhighlights=unrated)
+    assert "There are no highlight metrics" in page.text
+
+    page, numbers = write(tmp_path / "other", answers)
+    assert numbers["qvhighlights"] is None and "QVHighlights" not in page.text and "mAP, top 2" in page.text

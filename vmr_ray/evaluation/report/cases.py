@@ -1,9 +1,10 @@
-"""The queries that the report draws one by one."""
+"""The queries that the report shows one by one."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
@@ -15,9 +16,12 @@ BEST, WORST = 8, 12
 
 @dataclass(frozen=True)
 class Case:
-    """One query, its truth and its first answer; `membership` [T] in [0, 1] lies between `edges` [T+1]."""
+    """One query, its true spans and its first answer, in seconds.
 
-    kind: str  # best or worst
+    `membership` [T] is in [0, 1]; frame i covers `edges[i]` to `edges[i+1]` of `edges` [T+1].
+    """
+
+    kind: Literal["best", "worst"]
     video_id: str
     duration: float
     query: str
@@ -29,40 +33,43 @@ class Case:
     membership: list[float]
 
     def with_membership(self, edges: Iterable[float], membership: Iterable[float]) -> Case:
+        """A copy with this curve."""
         return replace(self, edges=list(edges), membership=list(membership))
 
 
-def choose(answers: Answers, best: int = BEST, worst: int = WORST) -> list[Case]:
+def choose_cases(answers: Answers, best: int = BEST, worst: int = WORST) -> list[Case]:
     """The answers of highest and of lowest IoU, always the same ones; no moment twice, no query in both.
 
-    Among equally wrong answers those of the highest score come first: sure and wrong tells most.
+    Among equally wrong answers those of the highest score come first, because confident errors are the most
+    instructive.
     """
-    found = answers.best_iou()
+    ious = answers.best_iou()
 
-    def key(i: int) -> tuple[float, str, str]:
+    def tie_break(i: int) -> tuple[float, str, str]:
         ranked = answers.predicted[i]
         return (-ranked[0][2] if ranked else np.inf, answers.video_ids[i], answers.queries[i])
 
-    order = sorted(range(len(found)), key=lambda i: (found[i], *key(i)))
-    down = sorted(range(len(found)), key=lambda i: (-found[i], *key(i)))
-    bad = _distinct(answers, order, min(worst, len(found) - min(best, len(found) // 2)))
-    good = _distinct(answers, [i for i in down if i not in bad], min(best, len(found) // 2))
+    ascending = sorted(range(len(ious)), key=lambda i: (ious[i], *tie_break(i)))
+    descending = sorted(range(len(ious)), key=lambda i: (-ious[i], *tie_break(i)))
+    best = min(best, len(ious) // 2)
+    bad = _distinct(answers, ascending, min(worst, len(ious) - best))
+    good = _distinct(answers, [i for i in descending if i not in bad], best)
     return [
-        *(_case(answers, i, "best", found[i]) for i in good),
-        *(_case(answers, i, "worst", found[i]) for i in bad),
+        *(_case(answers, i, "best", ious[i]) for i in good),
+        *(_case(answers, i, "worst", ious[i]) for i in bad),
     ]
 
 
-def _distinct(answers: Answers, order: Iterable[int], most: int) -> list[int]:
-    """The first `most` of `order`, one a moment: many sentences may tell of the same one."""
+def _distinct(answers: Answers, order: Iterable[int], limit: int) -> list[int]:
+    """The first `limit` queries of `order`, one a moment; several sentences may describe the same one."""
     kept: dict[tuple[str, str], int] = {}
     for i in order:
-        if len(kept) < most:
+        if len(kept) < limit:
             kept.setdefault((answers.video_ids[i], repr(answers.truths[i])), i)
     return list(kept.values())
 
 
-def _case(answers: Answers, i: int, kind: str, iou: float) -> Case:
+def _case(answers: Answers, i: int, kind: Literal["best", "worst"], iou: float) -> Case:
     start, end, score = answers.predicted[i][0] if answers.predicted[i] else (None, None, None)
     return Case(
         kind,

@@ -1,4 +1,4 @@
-"""Answers -> the numbers of the report: pure functions of arrays. All shares are percent."""
+"""Answers -> the numbers of the report. Pure functions of arrays; times are seconds, metrics percentages."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from vmr_ray.schema import Span
 
 Array = NDArray[np.float64]
 
-LEVELS = np.arange(51) / 50  # of the recall curve
+LEVELS = np.arange(51) / 50  # of IoU, for the recall curve
 LENGTHS = (0.0, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, np.inf)  # seconds
-POSITIONS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)  # of the moment's centre, as a share of the video
+POSITIONS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)  # of the moment's centre, as a fraction of the video
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-IN_BINS = ("r1_at_0.5", "r1_at_0.7", "miou")
+BIN_METRICS = ("r1_at_0.5", "r1_at_0.7", "miou")
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What was asked of Q queries and answered; spans in seconds, ranked ones best first."""
+    """Q queries and their answers; spans are seconds, answers are ranked, best first."""
 
     video_ids: list[str]
     durations: list[float]
@@ -39,14 +39,18 @@ class Answers:
         return [np.asarray(ranked, float).reshape(-1, 3)[:, :2] for ranked in getattr(self, column)]
 
     def best_iou(self, column: str = "predicted") -> Array:
-        """[Q] IoU of the first answer with the nearest true span; 0 where there is no answer."""
+        """[Q] IoU of the first answer with the best of its true spans; 0 where there is no answer."""
         return _top_iou(self.spans(column), self.truths)
 
 
-def measures(answers: Answers, constants: dict[str, Any]) -> dict[str, Any]:
-    """Everything that is measured beyond the table, JSON-ready; `constants` as `controls.fit_constants`."""
+def measure(answers: Answers, constants: dict[str, Any]) -> dict[str, Any]:
+    """Everything that the report shows besides the metrics, as values for JSON.
+
+    Args:
+        constants: as `controls.fit_constants` returns them.
+    """
     return {
-        "recall_curve": recall_curve(answers, constants),
+        "recall_curve": recall_curves(answers, constants),
         "by_length": by_length(answers, constants),
         "by_position": by_position(answers, constants),
         "boundaries": boundaries(answers),
@@ -54,24 +58,25 @@ def measures(answers: Answers, constants: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def recall_curve(answers: Answers, constants: dict[str, Any]) -> dict[str, list[float]]:
+def recall_curves(answers: Answers, constants: dict[str, Any]) -> dict[str, list[float]]:
     """R@1 at every level of `iou`, for `model`, `constant` and `shuffled`.
 
-    The constant's is, level by level, that of its best answer: a rival that knows what it is asked for.
+    At each level the constant is the one that does best there, so its curve is an upper bound.
     """
 
     def recall(best: Array) -> Array:
         return 100 * (best[:, None] >= LEVELS).mean(0)
 
     fitted = [ConstantSpan(*ranked[0]) for ranked in constants.values() if ranked]
-    said = [[np.asarray([c.predict(d)]) for d in answers.durations] for c in fitted]
+    predictions = [[np.asarray([c.predict(d)]) for d in answers.durations] for c in fitted]
     curves = {
         "iou": LEVELS,
         "model": recall(answers.best_iou()),
         "shuffled": recall(answers.best_iou("shuffled")),
     }
-    if said:
-        curves["constant"] = np.max([recall(_top_iou(spans, answers.truths)) for spans in said], axis=0)
+    if predictions:
+        recalls = [recall(_top_iou(spans, answers.truths)) for spans in predictions]
+        curves["constant"] = np.max(recalls, axis=0)
     return {name: curve.tolist() for name, curve in curves.items()}
 
 
@@ -92,8 +97,9 @@ def _binned(
     edges: Sequence[float],
     answers: Answers,
     constants: dict[str, Any],
-    name: Callable[[float, float], str],
+    label: Callable[[float, float], str],
 ) -> list[dict[str, Any]]:
+    """The metrics of the queries whose value of `values` [Q] lies in each bin; empty bins are left out."""
     rows = []
     predicted = answers.spans()
     for low, high in pairwise(edges):
@@ -105,19 +111,19 @@ def _binned(
         constant = constant_metrics(constants, truths, [answers.durations[i] for i in at])
         rows.append(
             {
-                "bin": name(low, high),
+                "bin": label(low, high),
                 "queries": len(at),
-                "model": {k: model[k] for k in IN_BINS},
-                "constant": {k: constant[k] for k in IN_BINS if k in constant},
+                "model": {k: model[k] for k in BIN_METRICS},
+                "constant": {k: constant[k] for k in BIN_METRICS if k in constant},
             }
         )
     return rows
 
 
 def boundaries(answers: Answers) -> dict[str, Any]:
-    """Quantiles of the boundary errors of `all` first answers, and of those that `overlap` the truth.
+    """Quantiles in seconds of the errors of `all` first answers and of those that `overlap` the truth.
 
-    An answer elsewhere in the video has a wrong place, not a wrong boundary.
+    An answer elsewhere in the video is in the wrong place, so its boundaries say little.
     """
     errors, overlap = boundary_errors(answers)
     return {
@@ -127,45 +133,46 @@ def boundaries(answers: Answers) -> dict[str, Any]:
 
 
 def boundary_errors(answers: Answers) -> tuple[Array, NDArray[np.bool_]]:
-    """[A, 2] how far the first answers' starts and ends are from the truth's, and [A] whether they overlap.
+    """The errors [A, 2] of the A first answers' starts and ends, and [A] whether they overlap the truth.
 
-    In seconds; negative is too early. Of several true spans the one of highest IoU counts, then the nearest.
+    Errors are seconds; negative is too early. Of several true spans the one of highest IoU counts, and among
+    equal ones the nearest.
     """
     errors, overlap = [], []
     for ranked, truth in zip(answers.spans(), answers.truths, strict=True):
         if len(ranked):
-            shared = iou(ranked[:1], truth)[0]
-            apart = np.abs(np.asarray(truth).mean(1) - ranked[0].mean())
-            errors.append(ranked[0] - truth[int(np.lexsort((apart, -shared))[0])])
-            overlap.append(bool(shared.max() > 0))
+            ious = iou(ranked[:1], truth)[0]
+            distances = np.abs(np.asarray(truth).mean(1) - ranked[0].mean())
+            errors.append(ranked[0] - truth[int(np.lexsort((distances, -ious))[0])])
+            overlap.append(bool(ious.max() > 0))
     return np.asarray(errors, float).reshape(-1, 2), np.asarray(overlap, bool)
 
 
 def _quantiles(errors: Array) -> dict[str, float]:
     if not len(errors):
         return {}
-    found = {f"q{100 * q:.0f}": float(np.quantile(errors, q)) for q in QUANTILES}
-    return found | {"mean_absolute": float(np.abs(errors).mean())}
+    quantiles = {f"q{100 * q:.0f}": float(np.quantile(errors, q)) for q in QUANTILES}
+    return quantiles | {"mean_absolute": float(np.abs(errors).mean())}
 
 
 def several_moments(answers: Answers) -> dict[str, Any] | None:
-    """Mean average precision over IoU .5:.05:.95, if any query has several true spans; else None.
+    """Mean average precision over IoU .5:.05:.95 if any query has several true spans, else None.
 
-    Of as many answers as were kept of every query, which are fewer than benchmarks take.
+    It counts all answers that were kept of a query, which may be fewer than a benchmark's 10.
     """
     several = sum(len(truth) > 1 for truth in answers.truths)
     if not several:
         return None
     kept = max(len(ranked) for ranked in answers.predicted)
-    found: dict[str, Any] = {"queries": several, "answers": kept}
+    result: dict[str, Any] = {"queries": several, "answers": kept}
     for name in ("predicted", "shuffled"):
         precision = average_precision(answers.spans(name), answers.truths, windows=max(kept, 1))
-        found["model" if name == "predicted" else name] = 100 * float(precision.mean())
-    return found
+        result["model" if name == "predicted" else name] = 100 * float(precision.mean())
+    return result
 
 
 def longest(truth: Sequence[Span]) -> Span:
-    """The longest true span of a query."""
+    """The longest of a query's true spans."""
     return max(truth, key=lambda span: span[1] - span[0])
 
 

@@ -1,4 +1,4 @@
-"""The report's figures as PNG, each for light and for dark pages. Matplotlib without its global state."""
+"""The report's figures as PNG, each for light and for dark pages. Without matplotlib's global state."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from vmr_ray.evaluation.controls import SYSTEMS
 from vmr_ray.evaluation.metrics import metric_label
 from vmr_ray.evaluation.report.cases import Case
 
@@ -20,7 +21,7 @@ WIDTH, DPI = 5.2, 160  # inches; narrow, so that the words stay legible on a pho
 
 @dataclass(frozen=True)
 class Colours:
-    """Of one page; every line also has a dash pattern of its own."""
+    """The colours of one page. Every line also has its own dash pattern."""
 
     ink: str
     soft: str
@@ -35,13 +36,12 @@ THEMES = {
     "light": Colours("#1b1d22", "#5d6370", "#ffffff", "#d9dade", "#2a6fdb", "#b3500f", "#15803d"),
     "dark": Colours("#eceef2", "#a3a9b5", "#1f2228", "#363b45", "#6ea8ff", "#ff9d5c", "#4cc38a"),
 }
-LABELS = {"model": "model", "constant": "best constant span", "shuffled": "videos shuffled"}
 DASHES = {"model": "-", "constant": "--", "shuffled": ":"}
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure as PNG for both pages, and what it shows in words."""
+    """A figure as PNG for light and dark pages, and what it shows in words."""
 
     name: str
     alt: str
@@ -49,27 +49,31 @@ class Picture:
     dark: bytes
 
 
-def recall_curve(curves: Mapping[str, Sequence[float]]) -> Picture:
+def plot_recall(curves: Mapping[str, Sequence[float]]) -> Picture:
+    """R@1 against IoU, see `measurements.recall_curves`."""
+
     def draw(ax: Axes, c: Colours) -> None:
         for name in ("model", "constant", "shuffled"):
             if name in curves:
-                ax.plot(curves["iou"], curves[name], DASHES[name], color=_colour(c, name), label=LABELS[name])
-        ax.set(xlabel="IoU that counts as found", ylabel="R@1, percent", xlim=(0, 1), ylim=(0, 100))
+                ax.plot(
+                    curves["iou"], curves[name], DASHES[name], color=_colour(c, name), label=SYSTEMS[name]
+                )
+        ax.set(xlabel="IoU that counts as a hit", ylabel="R@1, percent", xlim=(0, 1), ylim=(0, 100))
         ax.legend(frameon=False)
 
     half = min(range(len(curves["iou"])), key=lambda i: abs(curves["iou"][i] - 0.5))
-    told = ", ".join(f"{LABELS[n]} {curves[n][half]:.1f}" for n in LABELS if n in curves)
-    return _render("recall", f"Curves of R@1 against IoU. At IoU 0.5, in percent: {told}.", draw)
+    values = ", ".join(f"{SYSTEMS[n]} {curves[n][half]:.1f}" for n in SYSTEMS if n in curves)
+    return _render("recall", f"Curves of R@1 against IoU. At IoU 0.5, in percent: {values}.", draw)
 
 
-def bins(name: str, rows: Sequence[Mapping[str, Any]], what: str) -> Picture:
-    """Bars of mIoU, model beside constant, a group a bin."""
+def plot_bins(name: str, rows: Sequence[Mapping[str, Any]], what: str) -> Picture:
+    """Bars of mIoU: one group a bin, with the model and the constant."""
 
     def draw(ax: Axes, c: Colours) -> None:
         at = np.arange(len(rows))
-        for shift, who in ((-0.2, "model"), (0.2, "constant")):
-            heights = [row[who].get("miou", 0.0) for row in rows]
-            bars = ax.bar(at + shift, heights, 0.38, color=_colour(c, who), label=LABELS[who])
+        for shift, system in ((-0.2, "model"), (0.2, "constant")):
+            heights = [row[system].get("miou", 0.0) for row in rows]
+            bars = ax.bar(at + shift, heights, 0.38, color=_colour(c, system), label=SYSTEMS[system])
             ax.bar_label(bars, fmt="%.0f", fontsize=9, color=c.ink, padding=1)
         ax.grid(False, axis="x")
         ax.set_xticks(at, [f"{row['bin'].replace(' and longer', '+')}\nn={row['queries']}" for row in rows])
@@ -77,11 +81,13 @@ def bins(name: str, rows: Sequence[Mapping[str, Any]], what: str) -> Picture:
         ax.set(xlabel=what, ylabel="mIoU, percent", ylim=(0, 100))
         ax.legend(frameon=False, ncols=2, loc="upper right")
 
-    told = "; ".join(f"{row['bin']}: {row['model']['miou']:.1f} of {row['queries']} queries" for row in rows)
-    return _render(name, f"Bars of the model's mIoU by {what}. {told}.", draw)
+    values = "; ".join(
+        f"{row['bin']}: {row['model']['miou']:.1f} of {row['queries']} queries" for row in rows
+    )
+    return _render(name, f"Bars of the model's mIoU by {what}. {values}.", draw)
 
 
-def boundary_errors(errors: np.ndarray, alt: str) -> Picture:
+def plot_boundary_errors(errors: np.ndarray, alt: str) -> Picture:
     """Histograms of the errors [n, 2] of starts and ends, in seconds."""
     reach = max(1.0, float(np.quantile(np.abs(errors), 0.98))) if len(errors) else 1.0
     edges = np.linspace(-reach, reach, 42).tolist()
@@ -96,8 +102,8 @@ def boundary_errors(errors: np.ndarray, alt: str) -> Picture:
     return _render("boundaries", alt, draw)
 
 
-def training(history: Sequence[Mapping[str, float]], epoch: int) -> list[Picture]:
-    """The losses and the validation metrics by epoch; `epoch` is that of the checkpoint."""
+def plot_training(history: Sequence[Mapping[str, float]], epoch: int) -> list[Picture]:
+    """The losses and the validation metrics by epoch, with a line at the checkpoint's `epoch`."""
     losses = {k.removeprefix("loss/"): k for k in history[-1] if k.startswith("loss/")}
     metrics = {metric_label(k): k for k in ("r1_at_0.5", "r1_at_0.7", "miou") if k in history[-1]}
     pictures = []
@@ -131,9 +137,9 @@ def training(history: Sequence[Mapping[str, float]], epoch: int) -> list[Picture
     return pictures
 
 
-def timeline(name: str, case: Case) -> Picture:
-    """Membership over the video's time, below it the true spans and the answer."""
-    least = 0.005 * case.duration  # wide enough to be seen
+def plot_timeline(name: str, case: Case) -> Picture:
+    """The membership curve over the video's time, with the true spans and the answer below it."""
+    min_width = 0.005 * case.duration  # seconds; enough to be visible
 
     def draw(ax: Axes, c: Colours) -> None:
         if case.membership:
@@ -142,15 +148,15 @@ def timeline(name: str, case: Case) -> Picture:
         ax.axhline(0, color=c.line, linewidth=1)
         rows = [(-0.3, case.truth, c.truth), (-0.68, [case.predicted] if case.predicted else [], c.model)]
         for y, spans, colour in rows:
-            bars = [(start, max(end - start, least)) for start, end in spans]
+            bars = [(start, max(end - start, min_width)) for start, end in spans]
             ax.broken_barh(bars, (y - 0.13, 0.26), color=colour)
         ax.set(xlim=(0, case.duration), ylim=(-0.9, 1.05), xlabel="seconds")
         ax.set_yticks([-0.68, -0.3, 0, 1], ["answer", "truth", "0", "1"])
         ax.grid(False)
         ax.spines["bottom"].set_visible(False)
 
-    truth = ", ".join(map(seconds, case.truth))
-    answer = seconds(case.predicted) if case.predicted else "none"
+    truth = ", ".join(map(format_span, case.truth))
+    answer = format_span(case.predicted) if case.predicted else "none"
     alt = f"Timeline of {case.duration:.1f} s. Truth {truth}; answer {answer}; IoU {case.iou:.2f}."
     if case.membership:
         top = int(np.argmax(case.membership))
@@ -158,7 +164,7 @@ def timeline(name: str, case: Case) -> Picture:
     return _render(name, alt, draw, height=1.7)
 
 
-def seconds(span: tuple[float, float]) -> str:
+def format_span(span: tuple[float, float]) -> str:
     """(1.04, 4.4) -> 1.0–4.4 s"""
     return f"{span[0]:.1f}–{span[1]:.1f} s"
 
