@@ -186,6 +186,7 @@ class Api:
         return make_api(self.settings, self)
 
     async def search(self, request: SearchRequest) -> SearchResult | VmrError:
+        """As `Backend.search`."""
         if self.batched.waiting >= _MAX_WAITING:
             raise UnavailableError
         try:
@@ -195,29 +196,36 @@ class Api:
 
     async def _search(self, requests: list[SearchRequest]) -> list[SearchResult | VmrError]:
         def call() -> Any:
-            encoded = self.encoder and self.encoder.encode.remote([request.query for request in requests])
+            queries = [request.query for request in requests]
+            encoded = self.encoder.encode.remote(queries) if self.encoder else None
             return self.ranker.search.remote(requests, encoded)
 
         return cast("list[SearchResult | VmrError]", await self._read(call))
 
     async def version(self) -> str:
+        """As `Backend.version`."""
         return await self._read(lambda: self.ranker.version.remote())
 
     async def videos(
         self, video_ids: Sequence[str] | None = None, offset: int = 0, limit: int | None = None
     ) -> list[dict[str, Any]]:
+        """As `Backend.videos`."""
         return await self._read(lambda: self.ranker.videos.remote(video_ids, offset, limit))
 
     async def add(self, video_id: str, uri: str, metadata: dict[str, Any]) -> IngestJob:
+        """As `Backend.add`."""
         return await self._write(self.ingest.add, video_id, uri, metadata)
 
     async def job(self, job_id: str) -> IngestJob | None:
+        """As `Backend.job`."""
         return await self._read(lambda: self.ingest.job.remote(job_id))
 
     async def delete(self, video_id: str) -> None:
+        """As `Backend.delete`."""
         await self._write(self.ingest.delete, video_id)
 
     async def metrics(self) -> str:
+        """As `Backend.metrics`."""
         import httpx
         import ray
 

@@ -38,9 +38,8 @@ class MediaWorkers:
         """
         stat = path.stat()
         # Tenths, so that a page that is opened again finds its thumbnails in the cache.
-        task = await self._start(
-            self._thumbnail, path, stat.st_size, stat.st_mtime_ns, round(10 * second), width
-        )
+        file_state = (stat.st_size, stat.st_mtime_ns)
+        task = await self._start(self._thumbnail, path, file_state, round(10 * second), width)
         return await asyncio.shield(task)
 
     async def clip(self, path: Path, start: float, end: float) -> Path:
@@ -67,8 +66,8 @@ class MediaWorkers:
         return task
 
 
-def _thumbnail(path: Path, size: int, changed_ns: int, tenths: int, width: int) -> bytes:
-    """`size` and `changed_ns` keep the thumbnails of a file that was replaced out of the cache."""
+def _thumbnail(path: Path, _file_state: tuple[int, int], tenths: int, width: int) -> bytes:
+    """`_file_state` is part of the cache's key: a file that was replaced gets new thumbnails."""
     return clips.thumbnail(path, tenths / 10, width)
 
 
