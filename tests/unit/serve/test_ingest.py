@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from vmr_ray.errors import VmrError
-from vmr_ray.serve.ingest import IngestJob, IngestQueue, checked_uri
+from vmr_ray.serve.ingest import IngestJob, IngestQueue, checked_uri, hide_paths
+from vmr_ray.serve.uploads import Uploads
 
 
 def test_a_damaged_job_file_does_not_keep_the_service_from_starting(
@@ -55,6 +57,40 @@ def test_jobs_of_earlier_versions_are_read(tmp_path: Path):
             1700000000.25,
         )
     )
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_a_job_continues_after_a_restart_and_a_failed_upload_is_deleted(tmp_path: Path, scheme: str):
+    index = f"{scheme}{tmp_path}"
+    name = "a (2).mp4"
+    upload = tmp_path / "ingest" / "uploads" / name
+    upload.parent.mkdir(parents=True)
+    upload.write_bytes(b"data")
+    (tmp_path / "kept.mp4").write_bytes(b"data")
+    jobs = tmp_path / "ingest" / "jobs"
+    jobs.mkdir()
+    uris = {"sent": Uploads(index).uri(name), "named": str(tmp_path / "kept.mp4")}
+    for job_id, uri in uris.items():
+        job = IngestJob(job_id, name, uri, status="embedding")
+        (jobs / f"{job_id}.json").write_text(json.dumps(asdict(job)))
+    queue = IngestQueue(index)  # there is no checkpoint, so the jobs fail
+    deadline = time.monotonic() + 60
+    for job_id in uris:
+        while json.loads((jobs / f"{job_id}.json").read_text())["status"] != "failed":
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        job = queue.job(job_id)
+        assert job and job.error and "checkpoint" in job.error and str(tmp_path) not in job.error
+    while upload.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert (tmp_path / "kept.mp4").exists()
+
+
+def test_an_error_shows_no_path():
+    job = IngestJob("1f", "a.mp4", "s3://bucket/secret/a (2).mp4")
+    text = "cannot read s3://bucket/secret/a (2).mp4: /home/me/x.so failed, see file:///tmp/y; 1/2 frames"
+    assert hide_paths(text, job) == "cannot read a.mp4: a.mp4 failed, see a.mp4; 1/2 frames"
 
 
 @pytest.fixture
