@@ -21,17 +21,17 @@ expect.set_options(timeout=30_000)
 
 
 def chromium() -> str:
-    named = os.environ.get("CHROMIUM")
-    for name in (named,) if named else ("chromium", "chromium-browser", "google-chrome"):
+    chosen = os.environ.get("CHROMIUM")
+    for name in (chosen,) if chosen else ("chromium", "chromium-browser", "google-chrome"):
         if path := shutil.which(name):
             return path
-    pytest.fail("there is no Chromium: `make browser` installs it, or name one in CHROMIUM")
+    pytest.fail("there is no Chromium: `make browser` installs it, or set CHROMIUM to its path")
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        # In a container there is no sandbox to be had, nor a sound device.
+        # A container has neither a sandbox nor a sound device.
         browser = playwright.chromium.launch(
             executable_path=chromium(), args=["--no-sandbox", "--mute-audio"]
         )
@@ -46,32 +46,32 @@ def url(index: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     from vmr_ray.serve.local import start
 
     own = tmp_path_factory.mktemp("page") / "index"
-    shutil.copytree(index, own)  # these tests add a video
+    shutil.copytree(index, own)  # because these tests add a video
     yield start(own, port=free_port())
     serve.shutdown()
 
 
 @pytest.fixture
 def page(browser: Browser, url: str) -> Iterator[Page]:
-    """At the service's page; nothing may go wrong in its console, nor leave for another host."""
+    """The service's page. An error in its console or a request to another host fails the test."""
     context = browser.new_context(viewport={"width": 1440, "height": 900})
     page = context.new_page()
-    complaints: list[str] = []
-    # The console tells failed requests, too: searches may fail, as some of these tests make them.
+    errors: list[str] = []
+    # The console also shows failed requests; some of these tests make searches fail.
     page.on(
         "console",
-        lambda said: (
-            complaints.append(said.text)
-            if said.type == "error" and "v1/search" not in said.location["url"]
+        lambda message: (
+            errors.append(message.text)
+            if message.type == "error" and "v1/search" not in message.location["url"]
             else None
         ),
     )
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("request", lambda request: request.url.startswith(url) or complaints.append(request.url))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("request", lambda request: request.url.startswith(url) or errors.append(request.url))
     page.goto(url)
     yield page
     context.close()
-    assert not complaints
+    assert not errors
 
 
 def search(page: Page, query: str = QUERY) -> None:
@@ -85,14 +85,14 @@ def seconds(page: Page) -> float:
 
 
 def moment(page: Page, card: int = 0) -> tuple[float, float]:
-    """Start and end of a card's moment as the card tells them: to a tenth of a second."""
-    told = page.locator("#results button").nth(card).locator("span").inner_text()
-    start, end = (60 * float(m) + float(s) for m, s in (part.split(":") for part in told.split(" – ")))
+    """Start and end of a card's moment as the card shows them, to a tenth of a second."""
+    text = page.locator("#results button").nth(card).locator("span").inner_text()
+    start, end = (60 * float(m) + float(s) for m, s in (part.split(":") for part in text.split(" – ")))
     return start, end
 
 
 def wait_for(page: Page, condition: str, seconds: float = 30) -> None:
-    """Not `page.wait_for_function`: that one evaluates in the page, whose policy forbids it."""
+    """As `page.wait_for_function`, which evaluates a string in the page and is blocked by its policy."""
     deadline = time.monotonic() + seconds
     while not page.evaluate(f"Boolean({condition})"):
         assert time.monotonic() < deadline, condition
@@ -118,7 +118,7 @@ def test_a_moment_plays_from_its_start_and_stops_at_its_end(page: Page):
     wait_for(page, "document.getElementById('video').paused")
     assert abs(seconds(page) - end) < 0.2
     expect(cards.first).to_have_attribute("aria-current", "true")
-    # Below it: the other hits in this video, and the curve.
+    # Below the player are the other moments of this video, and the curve.
     name = cards.first.locator("strong").inner_text()
     same = page.locator("#results strong", has_text=name).count()
     expect(page.locator("#marks button")).to_have_count(same)
@@ -189,7 +189,7 @@ def test_more_moments_follow(page: Page):
     expect(cards.nth(12)).to_be_focused()
 
 
-def test_mistakes_and_a_silent_service_are_told(page: Page):
+def test_errors_and_an_unreachable_service_are_shown(page: Page):
     page.fill("#scope", "none.mp4")
     page.fill("#query", QUERY)
     page.press("#query", "Enter")
@@ -201,7 +201,7 @@ def test_mistakes_and_a_silent_service_are_told(page: Page):
     expect(page.locator("#status")).to_contain_text("cannot be reached")
 
 
-def test_a_late_list_of_videos_hides_no_mistake(page: Page):
+def test_a_late_list_of_videos_hides_no_error(page: Page):
     late: list[Route] = []
     page.route("**/v1/videos?*", lambda route: late.append(route))
     page.reload()
@@ -215,7 +215,7 @@ def test_a_late_list_of_videos_hides_no_mistake(page: Page):
     expect(page.locator("#status")).to_contain_text("not in the index")
 
 
-def test_a_busy_service_is_asked_again(page: Page):
+def test_a_search_is_repeated_when_the_service_is_busy(page: Page):
     refused: list[int] = []
 
     def busy(route: Route) -> None:
@@ -255,20 +255,20 @@ def test_an_upload_becomes_searchable(page: Page, world: Any, tmp_path: Path):
 
 
 def test_a_key_is_asked_for(browser: Browser, index: Path, tmp_path: Path):
-    """A wrong one is told, the right one lets pictures and player through, too."""
+    """A wrong key is reported; with the right one thumbnails and the player work too."""
     from vmr_ray.search.searcher import Searcher
     from vmr_ray.serve.api import make_api
     from vmr_ray.serve.auth import new_key
     from vmr_ray.serve.models import ServeArgs
 
     class Local:
-        """The searcher alone; its answers need no Serve."""
+        """The searcher alone, without Serve."""
 
         def __init__(self) -> None:
             self.searcher = Searcher(index)
 
-        async def search(self, ask: Any) -> Any:
-            return self.searcher.search_many([ask])[0]
+        async def search(self, request: Any) -> Any:
+            return self.searcher.search_many([request])[0]
 
         async def videos(self, video_ids: Any = None, offset: int = 0, limit: int | None = None) -> Any:
             return self.searcher.videos(video_ids, offset, limit)

@@ -1,4 +1,4 @@
-"""The service when too many ask, and when a replica dies."""
+"""The service under overload, and when a replica dies."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 
 from tests.nodes import descendants, free_port
 
-ASK = {"query": "the red ball spins", "top_k": 3}
+BODY = {"query": "the red ball spins", "top_k": 3}
 
 
 @pytest.fixture(scope="module")
@@ -31,58 +31,58 @@ def url(index: Path) -> Iterator[str]:
 
 
 def ranker_pids() -> list[int]:
-    found = []
+    pids = []
     for pid in descendants(os.getpid()):
         with suppress(OSError):
             if "ServeReplica:vmr:Ranker" in Path(f"/proc/{pid}/cmdline").read_text():
-                found.append(pid)
-    return found
+                pids.append(pid)
+    return pids
 
 
 def place(moment: dict) -> tuple[str, float, float]:
     return moment["video_id"], moment["start"], moment["end"]
 
 
-async def ask_many(
-    url: str, count: int, path: str = "v1/search", body: dict[str, Any] = ASK
+async def post_many(
+    url: str, count: int, path: str = "v1/search", body: dict[str, Any] = BODY
 ) -> list[httpx.Response]:
     limits = httpx.Limits(max_connections=count)
     async with httpx.AsyncClient(base_url=url, timeout=120, limits=limits) as client:
         return await asyncio.gather(*(client.post(path, json=body) for _ in range(count)))
 
 
-def test_what_is_too_much_is_refused_and_the_rest_answered(url: str):
-    expected = httpx.post(f"{url}v1/search", json=ASK, timeout=60).json()["results"]
-    found = asyncio.run(ask_many(url, 500))
-    statuses = Counter(response.status_code for response in found)
+def test_under_overload_some_are_refused_and_the_rest_answered(url: str):
+    expected = httpx.post(f"{url}v1/search", json=BODY, timeout=60).json()["results"]
+    responses = asyncio.run(post_many(url, 500))
+    statuses = Counter(response.status_code for response in responses)
     assert set(statuses) == {200, 503}, statuses
-    for response in found:
+    for response in responses:
         if response.status_code == 503:
             assert int(response.headers["retry-after"]) >= 1
         else:
             # In a batch the last digits of a score may differ.
             assert [place(m) for m in response.json()["results"]] == [place(m) for m in expected]
-    # A request may hold many searches: they are counted one by one.
-    found = asyncio.run(ask_many(url, 30, "v1/search:batch", {"searches": [ASK] * 32}))
-    statuses = Counter(response.status_code for response in found)
+    # A request may have many searches, which are counted one by one.
+    responses = asyncio.run(post_many(url, 30, "v1/search:batch", {"searches": [BODY] * 32}))
+    statuses = Counter(response.status_code for response in responses)
     assert set(statuses) == {200, 503}, statuses
-    assert all(len(r.json()["responses"]) == 32 for r in found if r.status_code == 200)
-    # And it is as before.
-    assert httpx.post(f"{url}v1/search", json=ASK, timeout=60).status_code == 200
+    assert all(len(r.json()["responses"]) == 32 for r in responses if r.status_code == 200)
+    # Afterwards it answers as before.
+    assert httpx.post(f"{url}v1/search", json=BODY, timeout=60).status_code == 200
 
 
-def test_a_killed_ranker_costs_no_more_than_a_retry(url: str):
+def test_a_killed_ranker_is_replaced(url: str):
     (before,) = ranker_pids()
     statuses: Counter[int] = Counter()
     with httpx.Client(base_url=url, timeout=60) as client:
         for turn in range(20):
             if turn == 5:
                 os.kill(before, signal.SIGKILL)
-            statuses[client.post("v1/search", json=ASK).status_code] += 1
+            statuses[client.post("v1/search", json=BODY).status_code] += 1
         assert set(statuses) <= {200, 503} and statuses[200] >= 5, statuses
         for _ in range(120):
             if client.get("readyz").status_code == 200:
                 break
             time.sleep(0.5)
-        assert client.post("v1/search", json=ASK).status_code == 200
+        assert client.post("v1/search", json=BODY).status_code == 200
     assert ranker_pids() != [before]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import re
@@ -22,11 +23,12 @@ from schemathesis import GenerationMode
 
 from tests.nodes import free_port
 from vmr_ray.features import FeatureStore
+from vmr_ray.schema import Moment
 
 
 @pytest.fixture(scope="module")
 def served(index: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Its own copy of the index: these tests add and delete videos."""
+    """A copy of the index, because these tests add and delete videos."""
     own = tmp_path_factory.mktemp("served") / "index"
     shutil.copytree(index, own)
     return own
@@ -63,15 +65,53 @@ def test_search_within_a_video(client: httpx.Client):
 def test_service_answers_as_the_library_does(client: httpx.Client, index: Path):
     from vmr_ray.search.searcher import Searcher
 
-    found = Searcher(index).search("the red ball spins", 5).moments
+    moments = Searcher(index).search("the red ball spins", 5).moments
     answer = client.post("v1/search", json={"query": "the red ball spins", "top_k": 5}).json()
-    assert [(m["video_id"], m["start"], m["end"]) for m in answer["results"]] == [
-        (m.video_id, m.start, m.end) for m in found
-    ]
+    assert [(m["video_id"], m["start"], m["end"]) for m in answer["results"]] == [place(m) for m in moments]
+
+
+def place(moment: Moment) -> tuple[str, float, float]:
+    return moment.video_id, moment.start, moment.end
+
+
+def test_encoding_elsewhere_changes_no_answer(index: Path, cluster: None):
+    """Queries encoded by the Encoder, by the Ranker, and by both in one batch have the same answers."""
+    from vmr_ray.errors import VmrError
+    from vmr_ray.search.result import SearchRequest, SearchResult
+    from vmr_ray.serve.app import Encoder, Ranker
+    from vmr_ray.serve.models import ServeArgs
+
+    serve_args = ServeArgs(index=str(index), auth="none")
+    encoder, ranker = Encoder.func_or_class(serve_args), Ranker.func_or_class(serve_args)
+    queries = ["the red ball spins", " the blue ball spins ", "x" * 1001, ""]
+    requests = [SearchRequest(query, 3) for query in queries]
+
+    async def search() -> list[list[SearchResult | VmrError]]:
+        name, states = await encoder.encode(queries)
+        assert len(states) == len(queries)
+        mixed = await asyncio.gather(
+            ranker.search(requests[:1], None),
+            ranker.search(requests[1:], (name, states[1:])),
+        )
+        return [
+            await ranker.search(requests, (name, states)),
+            await ranker.search(requests, None),
+            await ranker.search(requests, ("another encoder", states)),
+            [answer for answers in mixed for answer in answers],
+        ]
+
+    by_encoder, *others = asyncio.run(search())
+    for answers in others:
+        for request, expected, answer in zip(requests, by_encoder, answers, strict=True):
+            if len(request.query.strip()) in range(1, 1001):
+                assert [place(m) for m in answer.moments] == [place(m) for m in expected.moments]
+                assert len(answer.moments) == 3
+            else:
+                assert isinstance(answer, VmrError) and str(answer) == str(expected)
 
 
 @pytest.mark.parametrize(
-    ("body", "status", "told"),
+    ("body", "status", "message"),
     [
         ({}, 422, "query"),
         ({"query": " "}, 422, "query"),
@@ -86,10 +126,10 @@ def test_service_answers_as_the_library_does(client: httpx.Client, index: Path):
         ({"query": "ok", "include": ["pixels"]}, 422, "include"),
     ],
 )
-def test_mistakes_are_named(client: httpx.Client, body: dict, status: int, told: str):
+def test_errors_name_the_field(client: httpx.Client, body: dict, status: int, message: str):
     response = client.post("v1/search", json=body)
     assert response.status_code == status
-    assert told in response.json()["error"] and len(response.text) < 500
+    assert message in response.json()["error"] and len(response.text) < 500
     assert "Traceback" not in response.text
 
 
@@ -99,15 +139,15 @@ def test_videos_do_not_show_paths(client: httpx.Client, world):
     assert str(world.root) not in response.text
 
 
-def test_pages_of_videos_are_the_whole_list(client: httpx.Client):
+def test_pages_of_videos_make_the_whole_list(client: httpx.Client):
     whole = client.get("v1/videos").json()
-    found, token = [], {}
+    videos, token = [], {}
     for size in (4, 4, 1):
         page = client.get("v1/videos", params={"limit": 4, **token}).json()
         assert len(page["videos"]) == size
-        found += page["videos"]
+        videos += page["videos"]
         token = {"page_token": page["next_page_token"]}
-    assert found == whole["videos"]
+    assert videos == whole["videos"]
     assert token["page_token"] is None and whole["next_page_token"] is None
 
 
@@ -133,7 +173,7 @@ def test_documentation_and_page(client: httpx.Client):
     assert page.status_code == 200 and "Search inside video" in page.text
 
 
-def test_pages_continue_where_the_one_before_ends(client: httpx.Client):
+def test_a_page_continues_where_the_previous_one_ends(client: httpx.Client):
     ask = {"query": "the red ball spins"}
     whole = client.post("v1/search", json=ask | {"top_k": 6}).json()["results"]
     first = client.post("v1/search", json=ask | {"top_k": 3}).json()
@@ -145,25 +185,25 @@ def test_pages_continue_where_the_one_before_ends(client: httpx.Client):
     assert other.status_code == 400 and "page_token" in other.json()["error"]
 
 
-def test_scores_limit_and_videos_group(client: httpx.Client):
+def test_results_are_limited_by_score_and_grouped_by_video(client: httpx.Client):
     ask = {"query": "the red ball spins", "top_k": 20}
-    found = client.post("v1/search", json=ask).json()["results"]
-    least = found[2]["score"]
-    kept = client.post("v1/search", json=ask | {"min_score": least}).json()["results"]
-    assert kept == [m for m in found if m["score"] >= least]
+    moments = client.post("v1/search", json=ask).json()["results"]
+    min_score = moments[2]["score"]
+    kept = client.post("v1/search", json=ask | {"min_score": min_score}).json()["results"]
+    assert kept == [m for m in moments if m["score"] >= min_score]
     grouped = client.post("v1/search", json=ask | {"group_by": "video"}).json()["results"]
     videos = [m["video_id"] for m in grouped]
     assert len(set(videos)) == len(videos) > 1
-    assert grouped[0] == found[0]
+    assert grouped[0] == moments[0]
 
 
-def test_a_batch_answers_each_search_for_itself(client: httpx.Client):
+def test_a_batch_answers_each_search_separately(client: httpx.Client):
     good = {"query": "the red ball spins", "top_k": 2}
     response = client.post("v1/search:batch", json={"searches": [good, good | {"video_ids": ["none.mp4"]}]})
     first, second = response.json()["responses"]
     alone = client.post("v1/search", json=good).json()["results"]
     # The last digits of a sum depend on what else is in the batch.
-    scores = [[m.pop("score") for m in found] for found in (first["results"], alone)]
+    scores = [[m.pop("score") for m in moments] for moments in (first["results"], alone)]
     assert first["results"] == alone and scores[0] == pytest.approx(scores[1], abs=1e-4)
     assert "none.mp4" in second["error"]
 
@@ -198,7 +238,7 @@ def test_pictures_and_clips(client: httpx.Client, world):
 
 
 def test_videos_come_and_go_without_a_restart(client: httpx.Client, served: Path, world):
-    """One from below a root, one uploaded: found when their job is done, and not after they are deleted."""
+    """A video from a root and an uploaded one are found once their jobs are done, until they are deleted."""
     source = next(world.videos.rglob("*.mp4"))
     added = client.post(
         "v1/videos", json={"uri": str(source), "video_id": "added", "metadata": {"camera": "north"}}
@@ -224,29 +264,30 @@ def test_videos_come_and_go_without_a_restart(client: httpx.Client, served: Path
         assert client.delete(f"v1/videos/{video}").status_code == 204
         assert client.get(f"v1/videos/{video}").status_code == 404
         assert client.delete(f"v1/videos/{video}").status_code == 404
-    left = client.post("v1/search", json=ask | {"top_k": 100}).json()["results"]
-    assert not {"added", "sent.mp4"} & {m["video_id"] for m in left}
+    remaining = client.post("v1/search", json=ask | {"top_k": 100}).json()["results"]
+    assert not {"added", "sent.mp4"} & {m["video_id"] for m in remaining}
     assert source.exists()
     assert not list((served / "ingest" / "uploads").iterdir())
     assert FeatureStore.open(str(served / "ingest" / "features")).video_ids() == []
 
 
-def finished(client: httpx.Client, job: str) -> dict[str, str | None]:
+def finished(client: httpx.Client, job_id: str) -> dict[str, str | None]:
+    """Status and error of a job when it has ended."""
     for _ in range(600):
-        found = client.get(f"v1/jobs/{job}").json()
-        if found["status"] in ("done", "failed"):
-            return {name: found[name] for name in ("status", "error")}
+        job = client.get(f"v1/jobs/{job_id}").json()
+        if job["status"] in ("done", "failed"):
+            return {name: job[name] for name in ("status", "error")}
         time.sleep(0.2)
-    raise AssertionError(found)
+    raise AssertionError(job)
 
 
 def test_a_bad_upload_fails_with_its_reason(client: httpx.Client, world):
     sent = client.post(
         "v1/videos?name=bad.mp4", content=b"no video at all", headers={"content-type": "video/mp4"}
     )
-    found = finished(client, sent.json()["job_id"])
-    assert found["status"] == "failed" and found["error"]
-    assert "bad.mp4" in found["error"] and "/uploads" not in found["error"]
+    job = finished(client, sent.json()["job_id"])
+    assert job["status"] == "failed" and job["error"]
+    assert "bad.mp4" in job["error"] and "/uploads" not in job["error"]
     assert client.get("v1/videos/bad.mp4").status_code == 404
 
 
@@ -254,20 +295,20 @@ def test_a_bad_upload_fails_with_its_reason(client: httpx.Client, world):
     ("name", "size", "status"),
     [("..%2Fa.mp4", 10, 400), ("a.txt", 10, 400), ("a.mp4", 0, 422), ("a.mp4", (1 << 20) + 1, 413)],
 )
-def test_uploads_are_bounded(client: httpx.Client, name: str, size: int, status: int):
+def test_uploads_are_limited(client: httpx.Client, name: str, size: int, status: int):
     response = client.post(
         f"v1/videos?name={name}", content=bytes(size), headers={"content-type": "video/mp4"}
     )
     assert response.status_code == status, response.text
 
 
-def test_uris_elsewhere_are_refused(client: httpx.Client):
+def test_uris_outside_the_roots_are_refused(client: httpx.Client):
     for uri in ("../../etc/passwd", "file:///etc/passwd", "http://169.254.169.254/a.mp4", "/etc/passwd"):
         response = client.post("v1/videos", json={"uri": uri})
         assert response.status_code == 400 and "roots" in response.json()["error"]
 
 
-def test_metrics_tell_the_stages(client: httpx.Client):
+def test_metrics_have_the_stages_of_search(client: httpx.Client):
     client.post("v1/search", json={"query": "the red ball spins"})
     for _ in range(60):
         text = client.get("metrics").text
@@ -278,41 +319,41 @@ def test_metrics_tell_the_stages(client: httpx.Client):
     assert "ray_serve_" in text
 
 
-def test_the_dashboard_asks_for_metrics_that_there_are(client: httpx.Client):
+def test_the_dashboard_shows_metrics_that_exist(client: httpx.Client):
     client.post("v1/search", json={"query": "the red ball spins"})
     client.post("v1/search", json={})  # so that errors are counted
     dashboard = json.loads((Path(__file__).parents[2] / "serve_configs" / "grafana.json").read_text())
-    asked = {
+    shown = {
         name.removesuffix("_bucket")
         for panel in dashboard["panels"]
         for target in panel["targets"]
         for name in re.findall(r"ray_\w+", target["expr"])
     }
-    assert len(asked) == len(dashboard["panels"])
+    assert len(shown) == len(dashboard["panels"])
     for _ in range(60):  # they are exported every few seconds
-        told = client.get("metrics").text
-        missing = {name for name in asked if f"# TYPE {name} " not in told}
+        text = client.get("metrics").text
+        missing = {name for name in shown if f"# TYPE {name} " not in text}
         if not missing:
             return
         time.sleep(1)
     assert not missing
 
 
-# Of every route, valid ones and, where something can be wrong, as many invalid ones.
+# Valid requests to each route, and as many invalid ones to each route that can refuse a request.
 EXAMPLES = 70
 
 
-def test_no_drawn_request_breaks_it_or_sees_a_path(client: httpx.Client, world, index: Path):
-    """A thousand requests drawn from its own OpenAPI."""
+def test_no_request_breaks_it_or_shows_a_path(client: httpx.Client, world, index: Path):
+    """A thousand requests drawn from the OpenAPI document."""
     schema = schemathesis.openapi.from_dict(client.get("openapi.json").json())
-    operations = [found.ok() for found in schema.get_all_operations()]
+    operations = [operation.ok() for operation in schema.get_all_operations()]
     videos = [v["video_id"] for v in client.get("v1/videos").json()["videos"]]
     statuses: Counter[int] = Counter()
     secrets = [str(world.root), str(index.parent), "site-packages", "Traceback", "/root", "/home/"]
 
     def send(case: Any, real: bool) -> None:
         if case.media_type == "video/*":
-            case.media_type = "application/json"  # what is no JSON would be an upload, and embedded
+            case.media_type = "application/json"  # anything else would be an upload, and embedded
         if real and case.method != "DELETE" and "video_id" in case.path_parameters:
             case.path_parameters["video_id"] = videos[statuses.total() % len(videos)]
         request = case.as_transport_kwargs(base_url=str(client.base_url).rstrip("/"))
@@ -340,7 +381,7 @@ def test_no_drawn_request_breaks_it_or_sees_a_path(client: httpx.Client, world, 
             def drawn(case: Any) -> None:
                 send(case, real=statuses.total() % 3 == 0)
 
-            # Some routes take nothing that could be wrong.
+            # Some routes have no parameter that could be invalid.
             with suppress(Unsatisfiable):
                 drawn()
     assert statuses.total() >= 1000, statuses

@@ -1,14 +1,14 @@
-"""The Serve application: where each part of the service runs. The routes are in api.py.
+"""The Ray Serve application: its deployments. The HTTP routes are in routes/.
 
-    Api      HTTP in and out; keys, limits, media                     scale with open connections
-    Encoder  queries -> token states, in batches                      scale with queries
-    Ranker   both stages of search over the index, in batches         scale with queries; the costly one
-    Ingest   adds and deletes videos, one after the other             always one
+    Api      HTTP, API keys, limits, media                            scales with open connections
+    Encoder  queries -> token states, in batches                      scales with queries
+    Ranker   both stages of search over the index, in batches         scales with queries; costs most
+    Ingest   adds and deletes videos, one after the other             always one replica
 
 serve run serve_configs/local.yaml        # import_path: vmr_ray.serve.app:build
 """
 
-# No `from __future__ import annotations` here: Serve reads the types themselves, also in a replica.
+# No `from __future__ import annotations`: Serve reads the types, in replicas too.
 import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, cast
@@ -26,23 +26,24 @@ from ray.serve.exceptions import (
 
 from vmr_ray.errors import VmrError
 from vmr_ray.search.result import SearchRequest, SearchResult
-from vmr_ray.serve.api import UnavailableError, make_api
+from vmr_ray.serve.api import make_api
 from vmr_ray.serve.batching import Batcher, in_thread
+from vmr_ray.serve.errors import UnavailableError
 from vmr_ray.serve.ingest import IngestJob, IngestQueue
 from vmr_ray.serve.models import ServeArgs
 
-_DEATHS = (RayActorError, DeploymentUnavailableError, ReplicaUnavailableError)
-# The encoder's name and the states of every query; None for what no searcher would take.
-Encoded = tuple[str, list[np.ndarray | None]]
-_MOST_WAITING = 256  # searches in one Api replica, for the next free place at a ranker
+_REPLICA_DEATHS = (RayActorError, DeploymentUnavailableError, ReplicaUnavailableError)
+# The name of the text encoder, and the states of every query's tokens, each [L, token_dim].
+EncodedQueries = tuple[str, list[np.ndarray]]
+_MAX_WAITING = 256  # searches that wait in one Api replica for a call to a ranker
 _BUCKETS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000]  # milliseconds
 
-# Shares of a core are what keeps a laptop with two of them going; a config file sets others.
+# Replicas take fractions of a core, so that a laptop with two cores has room for all; config files set more.
 
 
 @serve.deployment(ray_actor_options={"num_cpus": 0.25}, max_ongoing_requests=128, max_queued_requests=128)
 class Encoder:
-    """Queries -> the states of their tokens."""
+    """Encodes queries: the states of their tokens."""
 
     def __init__(self, settings: ServeArgs):
         import torch
@@ -52,22 +53,20 @@ class Encoder:
 
         torch.set_num_threads(settings.threads)
         self.encoder = text_encoder(load_info(f"{settings.index}/checkpoint").text_encoder, settings.device)
-        self.most = settings.search.max_query_chars
+        self.max_chars = settings.search.max_query_chars
         self.encoder(["warm up"])
         self.batched = Batcher(in_thread(self.encoder), 4 * settings.batch_size)
 
-    async def encode(self, queries: list[str]) -> Encoded:
-        async def one(query: str) -> np.ndarray | None:
-            if not query.strip() or len(query) > self.most:
-                return None
-            return await self.batched(query.strip())
-
-        return self.encoder.name, list(await asyncio.gather(*map(one, queries)))
+    async def encode(self, queries: list[str]) -> EncodedQueries:
+        """The states of every query. Of one that is too long, which the ranker refuses, only the part within
+        the limit is encoded."""
+        texts = [query.strip()[: self.max_chars] for query in queries]
+        return self.encoder.name, list(await asyncio.gather(*map(self.batched, texts)))
 
 
 @serve.deployment(ray_actor_options={"num_cpus": 0.5}, max_ongoing_requests=32, max_queued_requests=64)
 class Ranker:
-    """One replica: the index opened, the network in memory."""
+    """Searches the index; each replica has the network in memory."""
 
     def __init__(self, settings: ServeArgs):
         import torch
@@ -77,7 +76,7 @@ class Ranker:
 
         torch.set_num_threads(settings.threads)
         self.searcher = Searcher(settings.index, settings.search, settings.device)
-        # The first query pays for lazy set-up; let it be ours.
+        # The first query is slow, because much is set up lazily.
         self.searcher.search("warm up", 1)
         self.stages = Histogram(
             "vmr_search_stage_ms",
@@ -89,42 +88,50 @@ class Ranker:
         self.batched = Batcher(in_thread(self._search), settings.batch_size)
 
     async def search(
-        self, asks: list[SearchRequest], encoded: Encoded | None
+        self, requests: list[SearchRequest], encoded: EncodedQueries | None
     ) -> list[SearchResult | VmrError]:
-        """`encoded` is the Encoder's answer, None without one."""
-        name, tokens = encoded or ("", [])
-        # While a new version is rolled out, the encoder may be of the other one.
-        if name != self.searcher.predictor.info.text_encoder:
-            tokens = [None] * len(asks)
-        return list(await asyncio.gather(*map(self.batched, zip(asks, tokens, strict=True))))
+        """The result of each request, or what is wrong with it. `encoded` is the Encoder's answer, None if
+        there is no Encoder."""
+        name, states = encoded or ("", [])
+        # While a new checkpoint is rolled out, the Encoder may still have the old one's text encoder.
+        usable = name == self.searcher.predictor.info.text_encoder
+        items = zip(requests, states if usable else [None] * len(requests), strict=True)
+        return list(await asyncio.gather(*map(self.batched, items)))
 
-    def _search(self, asks: list[tuple[SearchRequest, np.ndarray | None]]) -> list[SearchResult | VmrError]:
-        missing = [ask.query.strip() or "-" for ask, tokens in asks if tokens is None]
-        own = iter(self.searcher.predictor.text(missing) if missing else [])
-        tokens = [next(own) if states is None else states for _, states in asks]
-        found = self.searcher.search_many([ask for ask, _ in asks], tokens)
-        for result in found:
-            if isinstance(result, SearchResult):
-                for stage, ms in result.took_ms.items():
+    def _search(self, batch: list[tuple[SearchRequest, np.ndarray | None]]) -> list[SearchResult | VmrError]:
+        states = [tokens for _, tokens in batch if tokens is not None]
+        answers = self.searcher.search_many(
+            # The searcher encodes all queries if some were not; that happens in health checks and roll-outs.
+            [request for request, _ in batch],
+            states if len(states) == len(batch) else None,
+        )
+        for answer in answers:
+            if isinstance(answer, SearchResult):
+                for stage, ms in answer.took_ms.items():
                     self.stages.observe(ms, {"stage": stage})
-        return found
+        return answers
 
     def version(self) -> str:
+        """The checksum of the checkpoint that ranks."""
         return self.searcher.version
 
     def videos(
         self, video_ids: Sequence[str] | None = None, offset: int = 0, limit: int | None = None
     ) -> list[dict[str, Any]]:
+        """As `Searcher.videos`."""
         return self.searcher.videos(video_ids, offset, limit)
 
     async def check_health(self) -> None:
-        """A wedged network or index fails this, and Serve replaces the replica."""
+        """Fails if the network or the index hangs; Serve then replaces the replica."""
         await asyncio.wait_for(self.batched((SearchRequest("health", 1), None)), 20)
 
 
 @serve.deployment(ray_actor_options={"num_cpus": 0}, max_queued_requests=256)
 class Ingest:
-    """Adds and deletes videos. One replica: an index has one writer."""
+    """Adds and deletes videos. There is one replica, because an index has one writer.
+
+    A VmrError is returned, not raised, because Ray would append the traceback to it.
+    """
 
     def __init__(self, settings: ServeArgs):
         from vmr_ray.cluster import connect, quiet
@@ -134,15 +141,18 @@ class Ingest:
         self.queue = IngestQueue(settings.index)
 
     def add(self, video_id: str, uri: str, metadata: dict[str, Any]) -> IngestJob | VmrError:
+        """As `IngestQueue.add`."""
         try:
             return self.queue.add(video_id, uri, metadata)
         except VmrError as error:
             return error
 
     def job(self, job_id: str) -> IngestJob | None:
+        """As `IngestQueue.job`."""
         return self.queue.job(job_id)
 
     def delete(self, video_id: str) -> VmrError | None:
+        """As `IngestQueue.delete`."""
         try:
             self.queue.delete(video_id)
         except VmrError as error:
@@ -152,14 +162,15 @@ class Ingest:
 
 @serve.deployment(
     ray_actor_options={"num_cpus": 0.1},
-    # As many as a laptop answers before they time out: what waits longer was accepted in vain.
+    # As many as a laptop answers before they time out. More would wait and then be refused all the same.
     max_ongoing_requests=64,
     max_queued_requests=32,
     backpressure_config=BackpressureConfig(status_code=503, retry_after_s=1),
 )
 @serve.ingress()
 class Api:
-    """The routes of api.py; as their backend it calls the other deployments and tells Ray's errors."""
+    """Answers HTTP. It is the `Backend` of the routes: its methods call the other deployments, and turn
+    Ray's errors into UnavailableError."""
 
     def __init__(
         self,
@@ -169,45 +180,53 @@ class Api:
         ingest: serve.handle.DeploymentHandle,
     ):
         self.settings, self.encoder, self.ranker, self.ingest = settings, encoder, ranker, ingest
-        # What a call between processes costs is shared, too.
+        # The searches of a batch also share the cost of the calls between processes.
         self.batched = Batcher(self._search, settings.batch_size, settings.batches_in_flight)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return make_api(self.settings, self)
 
-    async def search(self, ask: SearchRequest) -> SearchResult | VmrError:
-        if self.batched.waiting >= _MOST_WAITING:
+    async def search(self, request: SearchRequest) -> SearchResult | VmrError:
+        """As `Backend.search`."""
+        if self.batched.waiting >= _MAX_WAITING:
             raise UnavailableError
         try:
-            return await asyncio.wait_for(self.batched(ask), self.settings.timeout_s)
+            return await asyncio.wait_for(self.batched(request), self.settings.timeout_s)
         except TimeoutError:
             raise UnavailableError from None
 
-    async def _search(self, asks: list[SearchRequest]) -> list[SearchResult | VmrError]:
+    async def _search(self, requests: list[SearchRequest]) -> list[SearchResult | VmrError]:
         def call() -> Any:
-            encoded = self.encoder.encode.remote([ask.query for ask in asks]) if self.encoder else None
-            return self.ranker.search.remote(asks, encoded)
+            queries = [request.query for request in requests]
+            encoded = self.encoder.encode.remote(queries) if self.encoder else None
+            return self.ranker.search.remote(requests, encoded)
 
         return cast("list[SearchResult | VmrError]", await self._read(call))
 
     async def version(self) -> str:
+        """As `Backend.version`."""
         return await self._read(lambda: self.ranker.version.remote())
 
     async def videos(
         self, video_ids: Sequence[str] | None = None, offset: int = 0, limit: int | None = None
     ) -> list[dict[str, Any]]:
+        """As `Backend.videos`."""
         return await self._read(lambda: self.ranker.videos.remote(video_ids, offset, limit))
 
     async def add(self, video_id: str, uri: str, metadata: dict[str, Any]) -> IngestJob:
+        """As `Backend.add`."""
         return await self._write(self.ingest.add, video_id, uri, metadata)
 
     async def job(self, job_id: str) -> IngestJob | None:
+        """As `Backend.job`."""
         return await self._read(lambda: self.ingest.job.remote(job_id))
 
     async def delete(self, video_id: str) -> None:
+        """As `Backend.delete`."""
         await self._write(self.ingest.delete, video_id)
 
     async def metrics(self) -> str:
+        """As `Backend.metrics`."""
         import httpx
         import ray
 
@@ -227,25 +246,26 @@ class Api:
         )
 
     async def _read(self, call: Callable[[], Any]) -> Any:
-        """Nothing changes: if the replica dies, another one may answer, and nobody waits for ever."""
+        """The answer to a call that changes nothing, which is therefore repeated once if the replica dies."""
         for attempt in (1, 2):
             try:
                 answer = call()
                 return await asyncio.wait_for(answer, self.settings.timeout_s)
             except TimeoutError:
-                answer.cancel()  # its place is for somebody who still waits
+                answer.cancel()  # nobody waits for it any more
                 raise UnavailableError from None
             except BackPressureError:
                 raise UnavailableError from None
-            except _DEATHS:
+            except _REPLICA_DEATHS:
                 if attempt == 2:
                     raise UnavailableError from None
                 await asyncio.sleep(0.05)
 
     async def _write(self, method: Any, *args: Any) -> Any:
+        """The answer to a call that changes the index, which is never repeated."""
         try:
             answer = await asyncio.wait_for(method.remote(*args), self.settings.timeout_s)
-        except (TimeoutError, BackPressureError, *_DEATHS):
+        except (TimeoutError, BackPressureError, *_REPLICA_DEATHS):
             raise UnavailableError from None
         if isinstance(answer, VmrError):
             raise answer
@@ -253,15 +273,20 @@ class Api:
 
 
 def build(args: dict[str, Any]) -> serve.Application:
-    """What a Serve config's `import_path` names; errors as for `assemble`."""
+    """The application of a Serve config file, whose `import_path` names this function. Raises as
+    `assemble`."""
     return assemble(args)
 
 
 def assemble(args: dict[str, Any], replicas: int | None = None) -> serve.Application:
-    """The application, with so many replicas of every part that may have several.
+    """The application.
+
+    Args:
+        args: fields of `ServeArgs`.
+        replicas: of each deployment but `Ingest`; None: as the deployments or the config file say.
 
     Raises:
-        VmrError: an argument is unknown or malformed, or keys are asked for and there are none.
+        VmrError: an argument is unknown or malformed, or it asks for API keys and there are none.
     """
     from vmr_ray.config import validated
     from vmr_ray.serve.auth import load_keys
@@ -270,8 +295,8 @@ def assemble(args: dict[str, Any], replicas: int | None = None) -> serve.Applica
     if settings.auth == "keys":
         load_keys(settings.key_file)
     options = {} if replicas is None else {"num_replicas": replicas}
-    parts: Any = (Api, Encoder, Ranker)
-    api, encoder, ranker = (part.options(**options) for part in parts)
+    scaled: Any = (Api, Encoder, Ranker)
+    api, encoder, ranker = (deployment.options(**options) for deployment in scaled)
     return api.bind(
         settings,
         encoder.bind(settings) if settings.split_encoder else None,

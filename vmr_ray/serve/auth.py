@@ -1,6 +1,6 @@
-"""API keys: who may ask. Keys are stored as hashes; a stolen file opens nothing.
+"""API keys: who may use the service. Only their hashes are stored, so a stolen key file opens nothing.
 
-A key file holds one line a key: `name sha256-of-the-key`. `vmr keys new NAME --file FILE` adds one.
+A key file has one line for each key: `name sha256-of-the-key`. `vmr keys new NAME --file FILE` adds one.
 """
 
 from __future__ import annotations
@@ -15,43 +15,44 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from vmr_ray.errors import VmrError
+from vmr_ray.errors import VmrError, one_line
+from vmr_ray.serve.errors import error_response
 
 ENVIRONMENT = "VMR_API_KEYS"
-# What a load balancer, a monitor and a browser's first look must reach; none of it shows a video.
-OPEN = frozenset({"/", "/healthz", "/readyz", "/docs", "/openapi.json"})
-OPEN_FILES = "/page/"  # the page's own scripts and styles
+# Load balancers, monitors and browsers reach these without a key; none of them shows a video.
+_OPEN = frozenset({"/", "/healthz", "/readyz", "/docs", "/openapi.json"})
+_OPEN_FILES = "/page/"  # the page's own scripts and styles
 
 
 def new_key(name: str, file: str | Path) -> str:
-    """Make a key, add its hash to `file` under `name` and return the key: nobody can read it again.
+    """Make a key, add its hash to `file` under `name` and return the key, which is stored nowhere.
 
     Raises:
-        VmrError: the name has blanks, or is in the file already.
+        VmrError: the name is not one word, or is in the file already; the file cannot be read.
     """
     if not re.fullmatch(r"[^\s#]+", name):
-        raise VmrError(f"{name!r} is no name for a key: give one word")
+        raise VmrError(f"{name!r} cannot be the name of a key: give one word")
     path = Path(file).expanduser()
     if path.exists() and name in _read(path):
         raise VmrError(f"{path} has a key named {name!r} already: delete its line to replace it")
     key = "vmr_" + secrets.token_urlsafe(32)
-    lines = path.read_text() if path.exists() else ""
-    if lines and not lines.endswith("\n"):
-        lines += "\n"
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as out:
-        out.write(f"{lines}{name} {digest(key)}\n")
+    text = path.read_text() if path.exists() else ""
+    end_of_line = "\n" if text and not text.endswith("\n") else ""
+    # Appended, so that a process that is killed here loses no key.
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    with os.fdopen(descriptor, "w") as stream:
+        stream.write(f"{end_of_line}{name} {digest(key)}\n")
     return key
 
 
 def load_keys(file: str | Path | None) -> dict[str, str]:
-    """Name -> hash of every key of the file and of VMR_API_KEYS (plain keys, separated by commas).
+    """The keys of the file and of VMR_API_KEYS (plain keys, separated by commas): name -> hash.
 
     Raises:
-        VmrError: there is no key at all, or the file is unreadable or malformed.
+        VmrError: there is no key at all, or the file is missing, unreadable or malformed.
     """
     keys = _read(Path(file).expanduser()) if file else {}
     for i, key in enumerate(filter(None, map(str.strip, os.environ.get(ENVIRONMENT, "").split(",")))):
@@ -59,7 +60,7 @@ def load_keys(file: str | Path | None) -> dict[str, str]:
     if not keys:
         raise VmrError(
             f"there is no API key: make one with `vmr keys new NAME --file FILE`, set {ENVIRONMENT}, "
-            "or set auth: none, which answers this machine only"
+            "or set auth: none, which answers only this machine"
         )
     return keys
 
@@ -68,7 +69,7 @@ def _read(path: Path) -> dict[str, str]:
     try:
         lines = path.read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise VmrError(f"cannot read the key file {path} ({error}): give a text file") from None
+        raise VmrError(f"cannot read the key file {path} ({one_line(error)}): give a text file") from None
     keys = {}
     for number, line in enumerate(lines, start=1):
         if not (text := line.partition("#")[0].strip()):
@@ -83,15 +84,16 @@ def _read(path: Path) -> dict[str, str]:
 
 
 def digest(key: str) -> str:
-    """Keys are long and random, so one round of SHA-256 is enough."""
+    """The hash of a key. Keys are long and random, so one round of SHA-256 is enough."""
     return hashlib.sha256(key.encode()).hexdigest()
 
 
 class Gate:
-    """ASGI middleware: 401 without a valid key; with `keys` None, 403 for other machines.
+    """ASGI middleware: answers 401 without a valid key. If `keys` is None, no key is needed, and clients on
+    other machines are answered 403.
 
-    A key comes as `Authorization: Bearer KEY` or `X-API-Key: KEY`. A media element in a page can send
-    neither, so for GET requests a cookie `vmr_key` counts too.
+    Clients send a key as `Authorization: Bearer KEY` or `X-API-Key: KEY`. A media element of a page can send
+    neither, so GET requests may have it in the cookie `vmr_key`.
     """
 
     def __init__(self, app: ASGIApp, keys: Mapping[str, str] | None):
@@ -103,25 +105,33 @@ class Gate:
         else:
             await self.app(scope, receive, send)
 
-    def refusal(self, request: Request) -> JSONResponse | None:
+    def refusal(self, request: Request) -> Response | None:
+        """The answer to a request that is not let through; None for the others."""
         if self.keys is None:
             if is_loopback(request.client.host if request.client else ""):
                 return None
-            told = "API keys are off, so only the service's own machine may ask: set auth: keys"
-            return JSONResponse({"error": told}, status_code=403)
+            return error_response(
+                403,
+                "API keys are off, so only clients on the service's own machine are answered: set auth: keys",
+            )
         path = request.url.path.removeprefix(request.scope.get("root_path", ""))
-        if path in OPEN or path.startswith(OPEN_FILES) or self.allows(_key(request)):
+        if is_open(path) or self.allows(_key(request)):
             return None
-        return JSONResponse(
-            {"error": "a valid API key is needed: send `Authorization: Bearer KEY` or `X-API-Key: KEY`"},
-            status_code=401,
-            headers={"WWW-Authenticate": "Bearer"},
+        return error_response(
+            401,
+            "a valid API key is needed: send `Authorization: Bearer KEY` or `X-API-Key: KEY`",
+            {"WWW-Authenticate": "Bearer"},
         )
 
     def allows(self, key: str) -> bool:
-        """Every key is compared, each in constant time."""
-        given = digest(key)
-        return sum(hmac.compare_digest(given, known) for known in (self.keys or {}).values()) > 0
+        """Whether the key is valid. All keys are compared, each in constant time."""
+        sent = digest(key)
+        return sum(hmac.compare_digest(sent, known) for known in (self.keys or {}).values()) > 0
+
+
+def is_open(path: str) -> bool:
+    """Whether a path is answered without a key."""
+    return path in _OPEN or path.startswith(_OPEN_FILES)
 
 
 def _key(request: Request) -> str:

@@ -1,119 +1,142 @@
-"""Videos into a live index: a queue of jobs, each embed -> index, that a restart takes up again.
+"""Adding videos to a live index: a queue of jobs, each embed -> index, which continues after a restart.
 
-INDEX/ingest/jobs/       one JSON file a job
+INDEX/ingest/jobs/       one JSON file for each job
 INDEX/ingest/uploads/    uploaded files
-INDEX/ingest/features/   feature store of what was added
+INDEX/ingest/features/   feature store of the added videos
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from queue import SimpleQueue
 
 from pyarrow import fs
+from pydantic import TypeAdapter, ValidationError
 
 from vmr_ray.config import DecodeConfig, EmbedConfig
-from vmr_ray.errors import VmrError
+from vmr_ray.errors import VmrError, one_line
 from vmr_ray.features import FeatureStore
 from vmr_ray.model.checkpoint import load_info
 from vmr_ray.search.build import build_index
 from vmr_ray.search.metadata import Metadata
 from vmr_ray.search.tables import IndexTables
-from vmr_ray.storage import filesystem, is_below, is_remote, is_uri, write_json
+from vmr_ray.serve.models import JobStatus
+from vmr_ray.serve.uploads import Uploads
+from vmr_ray.storage import exists, filesystem, is_below, is_remote, is_uri, read_json, write_json
 from vmr_ray.video.sources import VIDEO_SUFFIXES
 
-_OLD_PART = 24 * 3600 * 10**9  # nanoseconds
 _UNFINISHED = ("queued", "embedding", "indexing")
+_log = logging.getLogger("ray.serve")  # the one that Serve writes to the replica's log file
 
 
 @dataclass(frozen=True)
 class IngestJob:
-    """A video on its way into the index; `status`: queued, embedding, indexing, done or failed."""
+    """A video that is being added to the index.
+
+    Attributes:
+        uri: the path or URI of its file.
+        metadata: what `filter` compares.
+        error: why it failed.
+        created: seconds since 1970.
+    """
 
     job_id: str
     video_id: str
     uri: str
     metadata: Metadata = field(default_factory=dict)
-    status: str = "queued"
+    status: JobStatus = "queued"
     error: str | None = None
     created: float = 0.0
 
 
 class IngestQueue:
-    """Works one job at a time in a thread; the pipelines behind it run on the whole cluster."""
+    """The queue of one index. A thread works on one job at a time; the pipelines that the job starts use the
+    whole cluster."""
 
     def __init__(self, index: str):
         self.index = index
-        self.files, self.path = filesystem(f"{index}/ingest/jobs")
-        self.files.create_dir(self.path, recursive=True)
-        self._jobs: dict[str, IngestJob] = {}
+        self.uploads = Uploads(index)
+        self._folder = f"{index}/ingest/jobs"
+        self._jobs = {job.job_id: job for job in self._stored_jobs()}
         self._queue: SimpleQueue[str] = SimpleQueue()
         self._adding = threading.Lock()
-        for info in self.files.get_file_info(fs.FileSelector(self.path)):
-            if info.extension == "json":
-                with self.files.open_input_stream(info.path) as stream:
-                    job = IngestJob(**json.loads(stream.read()))
-                self._jobs[job.job_id] = job
         for job in sorted(self._jobs.values(), key=lambda job: job.created):
             if job.status in _UNFINISHED:
                 self._queue.put(job.job_id)
-        _clear_parts(index)
+        self.uploads.remove_stale()
         threading.Thread(target=self._work, daemon=True).start()
 
     def add(self, video_id: str, uri: str, metadata: Metadata) -> IngestJob:
-        """Raises VmrError if the video is in the index, or on its way, already."""
+        """Queue a video.
+
+        Raises:
+            VmrError: the video is in the index, or another job is adding it.
+        """
         with self._adding:  # two requests for one video must not both find it missing
-            known = [job for job in list(self._jobs.values()) if job.video_id == video_id]
-            waiting = any(job.status in _UNFINISHED for job in known)
+            waiting = any(
+                job.video_id == video_id and job.status in _UNFINISHED for job in list(self._jobs.values())
+            )
             if waiting or IndexTables.open(self.index).has_video(video_id):
                 raise VmrError(
                     f"the video {video_id!r} is in the index already: "
                     "delete it first, or choose another video_id"
                 )
             job = IngestJob(uuid.uuid4().hex, video_id, uri, dict(metadata), created=time.time())
-            self._keep(job)
+            self._save(job)
             self._queue.put(job.job_id)
             return job
 
     def job(self, job_id: str) -> IngestJob | None:
+        """The job in its present state, None if there is none of this id."""
         return self._jobs.get(job_id)
 
     def delete(self, video_id: str) -> None:
-        """Out of the index, with what adding it has left. Raises VmrError if it is not indexed."""
+        """Delete a video from the index, with its upload and the features that adding it wrote.
+
+        Raises:
+            VmrError: it is not indexed.
+        """
         IndexTables.open(self.index).delete_videos([video_id])
-        remove_upload(self.index, video_id)
-        with suppress(VmrError):  # nothing was ever added here
+        self.uploads.remove(video_id)
+        with suppress(VmrError):  # there is no feature store before the first video is added
             FeatureStore.open(f"{self.index}/ingest/features").delete(video_id)
+
+    def _stored_jobs(self) -> Iterator[IngestJob]:
+        """The jobs on disk. A damaged file is skipped: it must not keep the service from starting."""
+        filesys, folder = filesystem(self._folder)
+        for info in filesys.get_file_info(fs.FileSelector(folder, allow_not_found=True)):
+            if info.extension != "json":
+                continue
+            try:
+                content = read_json(f"{self._folder}/{info.base_name}", "its video may be added again")
+                yield TypeAdapter(IngestJob).validate_python(content)
+            except (VmrError, ValidationError) as error:
+                _log.warning("skipped the job file %s: %s", info.base_name, one_line(error))
 
     def _work(self) -> None:
         while True:
             job = self._jobs[self._queue.get()]
             try:
                 self._ingest(job)
-                self._keep(replace(job, status="done"))
-            except Exception as error:  # whatever it is, it is this video's; the next one comes
-                told = str(error) if isinstance(error, VmrError) else f"{type(error).__name__}"
-                failed = replace(job, status="failed", error=hide_paths(told, job))
-                self._jobs[job.job_id] = failed
-                with suppress(OSError):  # the storage may be what fails: the next start tries this job again
-                    self._keep(failed)
-                    if job.uri.endswith(f"/ingest/uploads/{job.video_id}"):
-                        remove_upload(self.index, job.video_id)  # it may be sent again
+                self._save(replace(job, status="done"))
+            except Exception as error:  # it concerns this video only; the next one is added all the same
+                self._fail(job, error)
 
     def _ingest(self, job: IngestJob) -> None:
         from vmr_ray.embedding.embed import embed
 
-        self._keep(replace(job, status="embedding"))
+        self._save(replace(job, status="embedding"))
         info = load_info(f"{self.index}/checkpoint")
         config = EmbedConfig(
             encoder=info.frame_encoder,
@@ -128,7 +151,7 @@ class IngestQueue:
             summary = embed([manifest], features, config)
         if summary.quarantined:
             raise VmrError(summary.quarantined[0].error)
-        self._keep(replace(job, status="indexing"))
+        self._save(replace(job, status="indexing"))
         build_index(
             features,
             f"{self.index}/checkpoint",
@@ -137,23 +160,36 @@ class IngestQueue:
             metadata={job.video_id: job.metadata},
         )
 
-    def _keep(self, job: IngestJob) -> None:
+    def _fail(self, job: IngestJob, error: Exception) -> None:
+        if isinstance(error, VmrError):
+            message = hide_paths(str(error), job)
+        else:
+            _log.error("job %s failed", job.job_id, exc_info=error)
+            message = f"internal error ({type(error).__name__}): see the service's log"
+        failed = replace(job, status="failed", error=message)
+        self._jobs[job.job_id] = failed
+        with suppress(OSError):  # if the storage is what fails, the next start tries this job again
+            self._save(failed)
+            if job.uri == self.uploads.uri(job.video_id):
+                self.uploads.remove(job.video_id)  # so that it may be sent again
+
+    def _save(self, job: IngestJob) -> None:
         self._jobs[job.job_id] = job
-        write_json(f"{self.index}/ingest/jobs/{job.job_id}.json", asdict(job))
+        write_json(f"{self._folder}/{job.job_id}.json", asdict(job))
 
 
 def hide_paths(text: str, job: IngestJob) -> str:
-    """What went wrong with a job, naming the video and not where it lies."""
+    """An error's text with every path and URI replaced by the video's id, because clients see it."""
     return re.sub(r"(?<![\w.])(?:\w+://|/)[^\s:;,'\"]+", job.video_id, text.replace(job.uri, job.video_id))
 
 
 def checked_uri(uri: str, roots: Sequence[str]) -> str:
-    """The URI as it may be read: below one of the roots, links followed.
+    """The path (links followed) or URI of a file that may be added.
 
     Raises:
-        VmrError: it is not below any root, or no video by its name.
+        VmrError: it is not below any of `roots`, has no suffix of a video, or does not exist.
     """
-    refusal = VmrError("this uri is not below any of the roots that the service was given")
+    refusal = VmrError("this uri is not below any of the service's roots")
     if "\0" in uri:
         raise refusal
     if is_uri(uri):
@@ -169,41 +205,7 @@ def checked_uri(uri: str, roots: Sequence[str]) -> str:
             raise refusal
         source = str(path)
     if PurePosixPath(source).suffix.lower() not in VIDEO_SUFFIXES:
-        raise VmrError(f"this uri is no video by its name: give one of {', '.join(sorted(VIDEO_SUFFIXES))}")
-    filesys, inner = filesystem(source)
-    if filesys.get_file_info(inner).type != fs.FileType.File:
+        raise VmrError(f"this uri has no suffix of a video: give one of {', '.join(sorted(VIDEO_SUFFIXES))}")
+    if not exists(source):
         raise VmrError("there is no file at this uri")
     return source
-
-
-def upload_name(name: str) -> str:
-    """The file name of an upload. Raises VmrError if it is not a plain name of a video file."""
-    plain = re.fullmatch(r"\w[\w .()+-]{0,199}", name)
-    if not plain or PurePosixPath(name).suffix.lower() not in VIDEO_SUFFIXES:
-        raise VmrError(
-            "name must be a plain file name of letters, digits and .()+-_ that ends like a video, "
-            f"such as {', '.join(sorted(VIDEO_SUFFIXES)[:4])}"
-        )
-    return name
-
-
-def upload_place(index: str, name: str) -> str:
-    return f"{index}/ingest/uploads/{name}"
-
-
-def _clear_parts(index: str) -> None:
-    """Delete what uploads have left whose replica died; none that still grows is so old."""
-    filesys, path = filesystem(upload_place(index, ""))
-    for info in filesys.get_file_info(fs.FileSelector(path, allow_not_found=True)):
-        if info.extension == "part" and info.mtime_ns < time.time_ns() - _OLD_PART:
-            filesys.delete_file(info.path)
-
-
-def remove_upload(index: str, video_id: str) -> None:
-    """Delete the uploaded file of a video, if it was uploaded."""
-    try:
-        filesys, path = filesystem(upload_place(index, upload_name(video_id)))
-    except VmrError:
-        return
-    if filesys.get_file_info(path).type == fs.FileType.File:
-        filesys.delete_file(path)

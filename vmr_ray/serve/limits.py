@@ -1,23 +1,21 @@
-"""Bounds on request bodies, before anything parses them: their size, and how long nothing may come."""
+"""Limits on request bodies before anything parses them: their size, and how long the client may be silent."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
 
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-
-class StalledError(Exception):
-    """A sender stopped in the middle of a body."""
+from vmr_ray.serve.errors import StalledError, error_response
 
 
 class BodyLimit:
-    """ASGI middleware: a body above `limit` bytes is answered with 413, whatever its header claims; one of
-    which nothing comes for `idle_s` seconds with 408.
+    """ASGI middleware: answers 413 to a body of more than `limit` bytes, whatever its header claims, and 408
+    if no byte of the body comes for `idle_s` seconds.
 
-    Requests for which `streamed` is true are not counted: their route does, and sees a StalledError.
+    Requests for which `is_streamed` is true are passed on as they come: their route counts the bytes, and
+    reading a body that stalls raises StalledError there.
     """
 
     def __init__(
@@ -25,40 +23,28 @@ class BodyLimit:
         app: ASGIApp,
         limit: int,
         idle_s: float = 30.0,
-        streamed: Callable[[Scope], bool] = lambda _: False,
+        is_streamed: Callable[[Scope], bool] = lambda _: False,
     ):
-        self.app, self.limit, self.idle_s, self.streamed = app, limit, idle_s, streamed
+        self.app, self.limit, self.idle_s, self.is_streamed = app, limit, idle_s, is_streamed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        complete = False
-
-        async def in_time() -> Message:
-            nonlocal complete
-            if complete:  # what comes now is the end of the connection, however late
-                return await receive()
-            try:
-                message = await asyncio.wait_for(receive(), self.idle_s)
-            except TimeoutError:
-                raise StalledError(f"nothing came for {self.idle_s:g} s: send the request again") from None
-            complete = not message.get("more_body")
-            return message
-
-        if self.streamed(scope):
-            await self.app(scope, in_time, send)
+        receive_in_time = self._with_timeout(receive)
+        if self.is_streamed(scope):
+            await self.app(scope, receive_in_time, send)
             return
         body = bytearray()
         while True:
             try:
-                message = await in_time()
+                message = await receive_in_time()
             except StalledError as error:
-                await JSONResponse({"error": str(error)}, status_code=408)(scope, receive, send)
+                await error_response(408, str(error))(scope, receive, send)
                 return
             body += message.get("body", b"")
             if len(body) > self.limit:
-                refusal = JSONResponse({"error": f"the body exceeds {self.limit} bytes"}, status_code=413)
+                refusal = error_response(413, f"the body exceeds {self.limit} bytes")
                 await refusal(scope, receive, send)
                 return
             if message["type"] != "http.request" or not message.get("more_body"):
@@ -69,3 +55,20 @@ class BodyLimit:
             return pending.pop() if pending else await receive()
 
         await self.app(scope, replay, send)
+
+    def _with_timeout(self, receive: Receive) -> Receive:
+        """`receive`, which raises StalledError if a part of the body does not come in time."""
+        complete = False
+
+        async def receive_in_time() -> Message:
+            nonlocal complete
+            if complete:  # the next message is the end of the connection, however late
+                return await receive()
+            try:
+                message = await asyncio.wait_for(receive(), self.idle_s)
+            except TimeoutError:
+                raise StalledError(f"nothing came for {self.idle_s:g} s: send the request again") from None
+            complete = not message.get("more_body")
+            return message
+
+        return receive_in_time

@@ -1,4 +1,4 @@
-"""Serving one index from this process, for `vmr serve` and the demo."""
+"""Serves one index from this process, as `vmr serve` and the demo do."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 from vmr_ray.errors import VmrError
 from vmr_ray.storage import absolute
 
-# No line for every request: that would cost much of the rate.
+# No log line for each request, because that costs much of the throughput.
 _LOGGING = {"log_level": logging.WARNING, "enable_access_log": False}
 
 
@@ -30,14 +30,14 @@ def start(
     """Deploy the application, wait until it is ready and return its URL.
 
     Args:
-        key_file: of API keys; without one, and without keys in VMR_API_KEYS, only this machine is answered.
+        key_file: API keys; without it, and without keys in VMR_API_KEYS, only this machine is answered.
         roots: directories and URI prefixes from which videos may be added.
-        replicas: of each part that may have several; with two, one may die or be replaced unnoticed.
-        settings: further fields of `ServeArgs`.
+        replicas: of each deployment but `Ingest`; with two, one may die or be replaced unnoticed.
+        settings: other fields of `ServeArgs`.
 
     Raises:
         VmrError: there is no index, its checkpoint is damaged, the port is taken, other machines
-            could ask without a key, or the service does not come up (the cluster has no room for it).
+            could search without a key, or the service does not start (the cluster has no room for it).
     """
     from ray import serve
 
@@ -51,8 +51,8 @@ def start(
     auth = "keys" if key_file or os.environ.get(ENVIRONMENT) else "none"
     if auth == "none" and not is_loopback(host):
         raise VmrError(
-            f"--host {host} lets other machines ask: give --key-file FILE (`vmr keys new NAME --file FILE` "
-            f"makes a key) or set {ENVIRONMENT}"
+            f"--host {host} lets other machines use the service: give --key-file FILE (`vmr keys new NAME "
+            f"--file FILE` makes a key) or set {ENVIRONMENT}"
         )
     check_port(host, port)
     application = assemble(
@@ -69,27 +69,27 @@ def start(
     connect()
     IndexTables.open(index)
     checkpoint = f"{index}/checkpoint"
-    # Its error is for a person here, and a traceback in a replica.
+    # Checked here, because the error of a replica would be a traceback.
     check_weights(checkpoint, load_info(checkpoint))
     serve.start(
         proxy_location="HeadOnly",
-        # No limit to a whole request: it would cut long uploads and videos. The service has its own limits.
+        # No timeout for a whole request: it would cut long uploads and videos. The service has its own.
         http_options={"host": host, "port": port, "request_timeout_s": None},
         logging_config=_LOGGING,
     )
     try:
         run(application)
     except VmrError:
-        serve.delete("vmr")  # else it would come up whenever there is room
+        serve.delete("vmr")  # else it would start as soon as there is room
         raise
     return f"http://{host}:{port}/"
 
 
-def run(application: Any, patience_s: float = 120) -> None:
-    """Deploy, or replace what is deployed, and wait until it runs.
+def run(application: Any, room_timeout_s: float = 120) -> None:
+    """Deploy the application, or replace the deployed one, and wait until it runs.
 
     Raises:
-        VmrError: a part of it failed, or found no room on the cluster for `patience_s` seconds.
+        VmrError: a deployment failed, or the cluster has had no room for it for `room_timeout_s` seconds.
     """
     import ray
     from ray import serve
@@ -103,24 +103,24 @@ def run(application: Any, patience_s: float = 120) -> None:
         if state.status == ApplicationStatus.RUNNING:
             return
         waiting = {name: d.message for name, d in state.deployments.items() if d.status.name != "HEALTHY"}
-        # A machine may be slow to start a replica; one without a place to start in will never run.
-        pending = any("to be scheduled" in message for message in waiting.values())
-        if not pending or ray.available_resources().get("CPU", 0) >= 1:
+        # A slow start is waited for; a replica that no node has room for would never start.
+        unscheduled = any("to be scheduled" in message for message in waiting.values())
+        if not unscheduled or ray.available_resources().get("CPU", 0) >= 1:
             had_room = time.monotonic()
         if state.status == ApplicationStatus.DEPLOY_FAILED:
             raise VmrError(
                 f"the service did not start: {', '.join(waiting)} failed; `vmr -v serve` shows the logs"
             )
-        if time.monotonic() - had_room > patience_s:
+        if time.monotonic() - had_room > room_timeout_s:
             raise VmrError(
-                f"the cluster has no room for the service ({', '.join(waiting)}): end what else runs on it, "
+                f"the cluster has no room for the service ({', '.join(waiting)}): stop other programs on it, "
                 "or add CPUs"
             )
         time.sleep(0.2)
 
 
 def check_port(host: str, port: int) -> None:
-    """Raises VmrError if nobody can listen there."""
+    """Raises VmrError if the port cannot be listened on."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -132,7 +132,7 @@ def check_port(host: str, port: int) -> None:
 
 
 def serve_until_interrupt() -> None:
-    """Wait for Ctrl-C (or SIGTERM, which a supervisor sends), then take the application down."""
+    """Wait for Ctrl-C or SIGTERM, then stop the service."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         while True:
@@ -142,12 +142,12 @@ def serve_until_interrupt() -> None:
 
 
 def stop() -> None:
-    """Take the application down and leave the cluster (one that was started here ends)."""
+    """Delete the application and leave the cluster; a cluster that this process started ends."""
     import ray
     from ray import serve
 
     from vmr_ray.cluster import silence
 
     with silence():
-        serve.delete("vmr")  # a cluster that was joined may serve others too
+        serve.delete("vmr")  # not serve.shutdown(): another application may run on the cluster
         ray.shutdown()

@@ -1,3 +1,5 @@
+"""Concurrent calls become batches."""
+
 from __future__ import annotations
 
 import asyncio
@@ -9,7 +11,7 @@ import pytest
 from vmr_ray.serve.batching import Batcher, in_thread
 
 
-def test_what_waits_is_done_together():
+def test_items_that_wait_are_sent_together():
     sizes: list[int] = []
     go = threading.Event()
 
@@ -18,7 +20,7 @@ def test_what_waits_is_done_together():
         go.wait(10)
         return [2 * item for item in items]
 
-    async def ask() -> list[int]:
+    async def run() -> list[int]:
         batcher = Batcher(in_thread(call), 4)
         first = asyncio.create_task(batcher(0))
         while not sizes:  # the first one is running
@@ -28,51 +30,51 @@ def test_what_waits_is_done_together():
         go.set()
         return await asyncio.gather(first, *rest)
 
-    assert asyncio.run(ask()) == [2 * i for i in range(8)]
+    assert asyncio.run(run()) == [2 * i for i in range(8)]
     assert sizes == [1, 4, 3]
 
 
-def test_an_error_is_its_batch_s_and_the_next_one_runs():
+def test_an_error_concerns_its_batch_only():
     def call(items: list[int]) -> list[int]:
         if 0 in items:
             raise ValueError("zero")
         return items
 
-    async def ask() -> None:
+    async def run() -> None:
         batcher = Batcher(in_thread(call), 2)
         with pytest.raises(ValueError, match="zero"):
             await batcher(0)
         assert await batcher(1) == 1
 
-    asyncio.run(ask())
+    asyncio.run(run())
 
 
-def test_who_has_given_up_is_not_worked_for():
-    seen: list[int] = []
+def test_cancelled_items_are_not_sent():
+    sent: list[int] = []
     go = threading.Event()
 
     def call(items: list[int]) -> list[int]:
-        seen.extend(items)
+        sent.extend(items)
         go.wait(10)
         return items
 
-    async def ask() -> None:
+    async def run() -> None:
         batcher = Batcher(in_thread(call), 8)
         first = asyncio.create_task(batcher(0))
-        while not seen:
+        while not sent:
             await asyncio.sleep(0.001)
-        gone, stays = asyncio.create_task(batcher(1)), asyncio.create_task(batcher(2))
+        cancelled, kept = asyncio.create_task(batcher(1)), asyncio.create_task(batcher(2))
         await asyncio.sleep(0.01)
-        gone.cancel()
+        cancelled.cancel()
         await asyncio.sleep(0)
         go.set()
-        assert await first == 0 and await stays == 2
+        assert await first == 0 and await kept == 2
 
-    asyncio.run(ask())
-    assert seen == [0, 2]
+    asyncio.run(run())
+    assert sent == [0, 2]
 
 
-def test_so_many_calls_at_once_and_no_more():
+def test_calls_and_their_items_are_limited():
     running, peak, sizes = 0, 0, []
 
     async def call(items: list[int]) -> list[int]:
@@ -83,26 +85,26 @@ def test_so_many_calls_at_once_and_no_more():
         running -= 1
         return items
 
-    async def ask() -> list[int]:
-        batcher = Batcher(call, 4, at_once=3)
+    async def run() -> list[int]:
+        batcher = Batcher(call, 4, max_calls=3)
         asked = [asyncio.create_task(batcher(i)) for i in range(20)]
         await asyncio.sleep(0.005)
         assert batcher.waiting == 20 - sum(sizes)
         return await asyncio.gather(*asked)
 
-    assert asyncio.run(ask()) == list(range(20))
+    assert asyncio.run(run()) == list(range(20))
     assert peak == 3 and max(sizes) == 4 and sum(sizes) == 20
 
 
-def test_a_call_does_not_belong_to_the_request_that_began_it():
-    """Serve keeps in a context variable what a request called, and cancels it when its client hangs up."""
+def test_a_call_outlives_the_request_that_started_it():
+    """Serve keeps a request's calls in a context variable, and cancels them when its client disconnects."""
     request: ContextVar[str] = ContextVar("request", default="none")
 
     async def call(items: list[int]) -> list[str]:
         return [request.get() for _ in items]
 
-    async def ask() -> str:
+    async def run() -> str:
         request.set("mine")
         return await Batcher(call, 1)(0)
 
-    assert asyncio.run(ask()) == "none"
+    assert asyncio.run(run()) == "none"

@@ -1,53 +1,55 @@
-// Requests to the service. What goes wrong is an Error whose message is for people.
+// Requests to the service. They throw an Error whose message can be shown to the user.
 import { askForKey, key } from "./key.js";
 
-const pause = seconds => new Promise(done => setTimeout(done, 1000 * seconds));
-const header = given => (given ? { authorization: `Bearer ${given}` } : {});
+const MAX_RETRIES = 5;
+const pause = seconds => new Promise(resolve => setTimeout(resolve, 1000 * seconds));
+const authorization = apiKey => (apiKey ? { authorization: `Bearer ${apiKey}` } : {});
 
-// A JSON answer. A busy service is asked again, as long as it says when; `waiting` hears of it.
-export async function call(address, { body, method = body ? "POST" : "GET", waiting = () => {} } = {}) {
-  for (let busy = 0; ;) {
-    const given = key();
+// Sends a request and returns the JSON answer. If the service is busy and says when to come back, the request is
+// repeated then; `onBusy` is called before each wait.
+export async function call(address, { body, method = body ? "POST" : "GET", onBusy = () => {} } = {}) {
+  for (let retries = 0; ;) {
+    const apiKey = key();
     let response;
     try {
       response = await fetch(address, {
         method,
-        headers: { ...header(given), ...(body && { "content-type": "application/json" }) },
+        headers: { ...authorization(apiKey), ...(body && { "content-type": "application/json" }) },
         body: body && JSON.stringify(body),
       });
     } catch {
       throw new Error("The service cannot be reached. Is it running, and are you connected?");
     }
-    if (response.status === 401 && await askForKey(given)) continue;
-    const retry = Number(response.headers.get("retry-after"));
-    if ([429, 503].includes(response.status) && retry && ++busy <= 5) {
-      waiting();
-      await pause(Math.min(retry, 10));
+    if (response.status === 401 && await askForKey(apiKey)) continue;
+    const seconds = Number(response.headers.get("retry-after"));
+    if ([429, 503].includes(response.status) && seconds && ++retries <= MAX_RETRIES) {
+      onBusy();
+      await pause(Math.min(seconds, 10));
       continue;
     }
     const answer = await response.json().catch(() => ({}));
-    if (!response.ok) throw new Error(answer.error || `The service answered ${response.status}.`);
+    if (!response.ok) throw new Error(answer.error || `The service answered with an error (${response.status}).`);
     return answer;
   }
 }
 
-// The job of an upload; `progress` hears the share that is sent, 0 to 1.
-export async function upload(file, progress) {
+// Uploads a file and returns its job; `onProgress` is called with the fraction that was sent, 0 to 1.
+export async function upload(file, onProgress) {
   for (;;) {
-    const given = key();
-    const { status, answer } = await new Promise((done, failed) => {
+    const apiKey = key();
+    const { status, answer } = await new Promise((resolve, reject) => {
       const request = new XMLHttpRequest();
       request.open("POST", `v1/videos?name=${encodeURIComponent(file.name)}`);
       request.setRequestHeader("content-type", file.type.startsWith("video/") ? file.type : "video/octet-stream");
-      for (const [name, value] of Object.entries(header(given))) request.setRequestHeader(name, value);
+      for (const [name, value] of Object.entries(authorization(apiKey))) request.setRequestHeader(name, value);
       request.responseType = "json";
-      request.upload.onprogress = event => progress(event.loaded / event.total);
-      request.onload = () => done({ status: request.status, answer: request.response ?? {} });
-      request.onerror = () => failed(new Error("the service cannot be reached"));
+      request.upload.onprogress = event => onProgress(event.loaded / event.total);
+      request.onload = () => resolve({ status: request.status, answer: request.response ?? {} });
+      request.onerror = () => reject(new Error("the service cannot be reached"));
       request.send(file);
     });
-    if (status === 401 && await askForKey(given)) continue;
-    if (status !== 202) throw new Error(answer.error || `the service answered ${status}`);
+    if (status === 401 && await askForKey(apiKey)) continue;
+    if (status !== 202) throw new Error(answer.error || `the service answered with an error (${status})`);
     return answer;
   }
 }

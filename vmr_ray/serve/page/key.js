@@ -1,29 +1,29 @@
-// The API key: asked for when the service wants one, kept for the tab's session.
+// The API key. The page asks the user for it when the service needs one, and keeps it until the tab is closed.
 const $ = id => document.getElementById(id);
 
 export const key = () => sessionStorage.getItem("vmr_key");
 
-// A player and a picture can send no header, so they send the key as a cookie.
-function keep(given) {
-  sessionStorage.setItem("vmr_key", given);
-  document.cookie = `vmr_key=${given}; SameSite=Strict; Path=/`;
+// The player and images cannot send a header, so they send the key as a cookie.
+function keep(apiKey) {
+  sessionStorage.setItem("vmr_key", apiKey);
+  document.cookie = `vmr_key=${apiKey}; SameSite=Strict; Path=/`;
 }
 
-function prompted(told) {
-  $("key-told").textContent = told;
+function prompt(message) {
+  $("key-error").textContent = message;
   $("key").value = "";
   $("key-prompt").showModal();
-  return new Promise(given => {
-    $("key-form").onsubmit = () => { keep($("key").value.trim()); given(true); };
-    $("key-prompt").oncancel = () => given(false);
+  return new Promise(resolve => {
+    $("key-form").onsubmit = () => { keep($("key").value.trim()); resolve(true); };
+    $("key-prompt").oncancel = () => resolve(false);
   });
 }
 
-let asking = null; // one prompt, however many requests were refused
+let pendingPrompt = null; // there is one prompt, however many requests were refused
 
-// Whether there is another key to try, after `refused` (or no key at all) was not taken.
-export async function askForKey(refused) {
-  if (refused !== key()) return true; // another request has asked meanwhile
-  asking ??= prompted(refused ? "That key is not valid." : "").finally(() => { asking = null; });
-  return asking;
+// Asks the user for a key because the service refused `refusedKey` (null: no key). Returns whether to try again.
+export async function askForKey(refusedKey) {
+  if (refusedKey !== key()) return true; // the user has answered another request's prompt
+  pendingPrompt ??= prompt(refusedKey ? "That key is not valid." : "").finally(() => { pendingPrompt = null; });
+  return pendingPrompt;
 }

@@ -1,17 +1,17 @@
-// The page: the search, its results, the address that says both, the keyboard.
+// The page: the search, its results, the address that holds both, the keyboard.
 import { call, videoAddress } from "./api.js";
 import { close, play, timecode, toggle } from "./player.js";
 import { takeUploads } from "./uploads.js";
 
 const $ = id => document.getElementById(id);
-let asked = null; // the request whose results are shown
-let found = [], curves = {}, chosen = null;
-let turn = 0; // of two searches, only the later one is shown
+let shown = null; // the request whose results are shown: { query, scope, token }
+let moments = [], curves = {}, chosen = null;
+let searches = 0; // how many were started: only the results of the last one are shown
 
 // -- the search ------------------------------------------------------------------------------------
 
 async function search(query, scope, token = null) {
-  const mine = ++turn;
+  const number = ++searches;
   const request = { query, top_k: 12, include: ["saliency", "thumbnail"], ...(scope && { video_ids: [scope] }) };
   $("start").hidden = true;
   $("more").hidden = true;
@@ -21,21 +21,21 @@ async function search(query, scope, token = null) {
   try {
     const answer = await call("v1/search", {
       body: token ? { ...request, page_token: token } : request,
-      waiting: () => { $("status").textContent = "The service is busy; trying again…"; },
+      onBusy: () => { $("status").textContent = "The service is busy; trying again…"; },
     });
-    if (mine !== turn) return;
-    asked = { query, scope, token: answer.next_page_token };
-    found = token ? [...found, ...answer.results] : answer.results;
+    if (number !== searches) return;
+    shown = { query, scope, token: answer.next_page_token };
+    moments = token ? [...moments, ...answer.results] : answer.results;
     curves = { ...(token && curves), ...answer.saliency };
-    const many = `${found.length} moment${found.length === 1 ? "" : "s"}`;
-    $("status").textContent = found.length
-      ? `${many} in ${Math.round(answer.took_ms.total)} ms`
-      : "Nothing found. Try other words, or search all videos.";
+    const count = `${moments.length} moment${moments.length === 1 ? "" : "s"}`;
+    $("status").textContent = moments.length
+      ? `${count} in ${Math.round(answer.took_ms.total)} ms`
+      : "No moments found. Try other words, or search all videos.";
     $("more").hidden = !answer.next_page_token;
-    show(token ? found.length - answer.results.length : 0);
+    show(token ? moments.length - answer.results.length : 0);
   } catch (error) {
-    if (mine !== turn) return;
-    found = token ? found : [];
+    if (number !== searches) return;
+    moments = token ? moments : [];
     show(0);
     $("status").className = "failed";
     $("status").textContent = error.message;
@@ -44,8 +44,9 @@ async function search(query, scope, token = null) {
   }
 }
 
+// Draws the cards, and focuses number `first` unless it is 0.
 function show(first) {
-  $("results").replaceChildren(...found.map(card));
+  $("results").replaceChildren(...moments.map(card));
   if (first) $("results").children[first]?.querySelector("button").focus();
 }
 
@@ -53,7 +54,7 @@ function card(moment) {
   const item = document.createElement("li"), button = document.createElement("button");
   const picture = document.createElement("img"), name = document.createElement("strong");
   const where = document.createElement("span"), score = document.createElement("small");
-  name.textContent = moment.video_id.split("/").at(-1); // its folders may be long
+  name.textContent = moment.video_id.split("/").at(-1); // without its folders, which may be long
   name.title = moment.video_id;
   where.textContent = `${timecode(moment.start)} – ${timecode(moment.end)}`;
   score.textContent = `score ${moment.score.toFixed(1)}`;
@@ -70,10 +71,10 @@ function card(moment) {
 
 function choose(moment, { start = true, remember = true } = {}) {
   chosen = moment;
-  [...$("results").children].forEach((item, i) => item.firstChild.setAttribute("aria-current", found[i] === moment));
-  const hits = found.filter(other => other.video_id === moment.video_id);
+  [...$("results").children].forEach((item, i) => item.firstChild.setAttribute("aria-current", moments[i] === moment));
+  const hits = moments.filter(other => other.video_id === moment.video_id);
   play(moment, hits.includes(moment) ? hits : [...hits, moment], curves[moment.video_id], choose, start);
-  if (remember) address({ q: asked?.query, in: asked?.scope, v: moment.video_id, t: moment.start.toFixed(2) });
+  if (remember) address({ q: shown?.query, in: shown?.scope, v: moment.video_id, t: moment.start.toFixed(2) });
 }
 
 $("form").onsubmit = event => {
@@ -82,11 +83,11 @@ $("form").onsubmit = event => {
   if (!query) return;
   leave();
   address({ q: query, in: scope });
-  $("query").blur(); // so that the keyboard moves through the results
+  $("query").blur(); // so that the arrow keys move through the results
   search(query, scope);
 };
 
-$("more").onclick = () => search(asked.query, asked.scope, asked.token);
+$("more").onclick = () => search(shown.query, shown.scope, shown.token);
 
 function leave() {
   chosen = null;
@@ -96,30 +97,30 @@ function leave() {
 // -- the address: ?q= the sentence, in= the video searched, v= and t= the video and second shown ------
 
 function address(parts) {
-  const given = new URLSearchParams(Object.entries(parts).filter(([, value]) => value));
-  const next = `${location.pathname}${given.size ? `?${given}` : ""}`;
+  const parameters = new URLSearchParams(Object.entries(parts).filter(([, value]) => value));
+  const next = `${location.pathname}${parameters.size ? `?${parameters}` : ""}`;
   if (next !== location.pathname + location.search) history.pushState(null, "", next);
 }
 
 async function restore() {
-  const given = new URLSearchParams(location.search);
-  const query = given.get("q") ?? "", scope = given.get("in") ?? "";
+  const parameters = new URLSearchParams(location.search);
+  const query = parameters.get("q") ?? "", scope = parameters.get("in") ?? "";
   $("query").value = query;
   $("scope").value = scope;
   if (!query) {
-    turn++;
-    asked = null;
-    found = [];
+    searches++;
+    shown = null;
+    moments = [];
     show(0);
     $("start").hidden = false;
     $("more").hidden = true;
-    count();
-  } else if (asked?.query !== query || asked.scope !== scope) await search(query, scope);
-  const video = given.get("v"), second = Number(given.get("t") ?? 0);
+    listVideos();
+  } else if (shown?.query !== query || shown.scope !== scope) await search(query, scope);
+  const video = parameters.get("v"), second = Number(parameters.get("t") ?? 0);
   if (!video) return leave();
-  const same = found.find(m => m.video_id === video && Math.abs(m.start - second) < 0.05);
+  const same = moments.find(m => m.video_id === video && Math.abs(m.start - second) < 0.05);
   if (same) return choose(same, { remember: false });
-  try { // a link to a moment that is not among the results (any more)
+  try { // the moment of the link is not among the results
     const { duration } = await call(videoAddress(video));
     choose({ video_id: video, start: second, end: duration }, { remember: false });
   } catch (error) {
@@ -141,27 +142,27 @@ addEventListener("keydown", event => {
     $("query").select();
   } else if (event.key === "Escape" && typing && !$("key-prompt").open) {
     event.target.blur();
-  } else if (["ArrowDown", "ArrowUp"].includes(event.key) && !event.target.matches("video, #scope") && found.length) {
+  } else if (["ArrowDown", "ArrowUp"].includes(event.key) && !event.target.matches("video, #scope") && moments.length) {
     const cards = [...$("results").querySelectorAll("button")], at = cards.indexOf(document.activeElement);
     const next = at < 0 ? (event.key === "ArrowDown" ? 0 : cards.length - 1) : at + (event.key === "ArrowDown" ? 1 : -1);
     event.preventDefault();
     if (next < 0) $("query").focus(); else cards[Math.min(next, cards.length - 1)].focus();
   } else if (event.key === " " && !typing && !event.target.matches("video, #add") && toggle()) {
-    event.preventDefault(); // also on a card: Enter plays it
+    event.preventDefault(); // on a card too, which Enter plays
   }
 });
 
 // -- the videos --------------------------------------------------------------------------------------
 
-async function count() {
+async function listVideos() {
   try {
     const { videos, next_page_token: more } = await call("v1/videos?limit=1000");
     $("videos").replaceChildren(...videos.map(v => new Option(v.video_id)));
-    if ($("start").hidden) return; // a search has more to tell
+    if ($("start").hidden) return; // the status shows a search
     $("status").className = "";
     $("status").textContent = videos.length
       ? `${more ? "More than 1000" : videos.length} video${videos.length === 1 ? "" : "s"} to search.`
-      : "There is no video yet: add one.";
+      : "There are no videos yet: add one.";
   } catch (error) {
     if ($("start").hidden) return;
     $("status").className = "failed";
@@ -169,11 +170,11 @@ async function count() {
   }
 }
 
-takeUploads((video, now) => {
-  count();
-  if (!now) return;
+takeUploads((video, searchIt) => {
+  listVideos();
+  if (!searchIt) return;
   $("scope").value = video;
   $("query").focus();
 });
-if (new URLSearchParams(location.search).get("q")) count(); // else restore() does
+if (new URLSearchParams(location.search).get("q")) listVideos(); // without a query, restore() does
 restore();

@@ -1,10 +1,10 @@
-// The player: plays a moment and stops at its end; below it where the moments lie, and the membership curve.
+// The player: plays a moment and stops at its end. Below it are the video's moments and the saliency curve.
 import { videoAddress } from "./api.js";
 
 const $ = id => document.getElementById(id);
 const video = $("video");
 let shown = null; // { moment, hits, saliency, choose }
-let stop = Infinity; // where playing ends by itself
+let stop = Infinity; // the second at which playing stops by itself
 
 export function timecode(seconds) {
   const tenths = Math.round(10 * seconds), whole = Math.floor(tenths / 10);
@@ -13,11 +13,11 @@ export function timecode(seconds) {
   return `${hours ? `${hours}:${String(parts[0]).padStart(2, "0")}` : parts[0]}:${parts[1]}.${tenths % 10}`;
 }
 
-// `hits`: all found moments of this video; `choose(moment)` is called when one of them is clicked.
+// Plays `moment`. `hits` are all found moments of its video; a click on one of them calls `choose(moment)`.
 export function play(moment, hits, saliency, choose, start = true) {
   shown = { moment, hits, saliency, choose };
   $("player").hidden = false;
-  $("player").scrollIntoView({ block: "nearest" }); // on a phone it is above the results
+  $("player").scrollIntoView({ block: "nearest" }); // on a phone it lies above the results
   $("name").textContent = moment.video_id;
   $("range").textContent = `${timecode(moment.start)} – ${timecode(moment.end)}`;
   const address = `${videoAddress(moment.video_id)}/stream`;
@@ -26,10 +26,10 @@ export function play(moment, hits, saliency, choose, start = true) {
     $("curve").replaceChildren();
     $("length").textContent = "";
     video.src = address;
-    video.onloadedmetadata = () => { draw(); from(moment, start); };
+    video.onloadedmetadata = () => { draw(); seek(moment, start); };
   } else if (video.readyState) {
     draw();
-    from(moment, start);
+    seek(moment, start);
   }
 }
 
@@ -47,22 +47,23 @@ export function toggle() {
   return true;
 }
 
-function from(moment, start) {
+// Goes to the start of `moment` and, if `start`, plays it.
+function seek(moment, start) {
   stop = moment.end;
   video.currentTime = moment.start;
-  // Without a click before it, a browser may refuse; the picture and the controls are there all the same.
+  // A browser may refuse to play before the first click; the frame and the controls are shown all the same.
   if (start) video.play().catch(() => {});
 }
 
-$("again").onclick = () => from(shown.moment, true);
+$("again").onclick = () => seek(shown.moment, true);
 video.onerror = () => { $("range").textContent = "This video cannot be played here."; };
-// Who seeks elsewhere, or plays on at the end, wants to see the rest.
+// After a seek to another place, or Play at the end of the moment, the rest of the video is played.
 video.onseeking = () => {
   if (shown && (video.currentTime < shown.moment.start - 0.5 || video.currentTime > shown.moment.end + 0.5)) stop = Infinity;
 };
 video.onplay = () => { if (video.currentTime >= stop - 0.05) stop = Infinity; };
 
-// The events of a player come four times a second; a moment ends on a frame.
+// Checked for every frame, because the player's own events come only four times a second.
 requestAnimationFrame(function follow() {
   if (shown) {
     if (!video.paused && video.currentTime >= stop) {
@@ -94,7 +95,7 @@ function draw() {
     mark.onclick = () => shown.choose(hit);
     return mark;
   }));
-  $("curve").replaceChildren(...stretches(shown.saliency).map(points => {
+  $("curve").replaceChildren(...curvePieces(shown.saliency).map(points => {
     const line = document.createElementNS("http://www.w3.org/2000/svg", "polygon");
     const x = t => (1000 * t / length).toFixed(1);
     const tops = points.map(([t, value]) => `${x(t)},${(100 - 96 * value).toFixed(1)}`);
@@ -103,16 +104,16 @@ function draw() {
   }));
 }
 
-// The curve in pieces: search looks at parts of a long video only.
-function stretches(saliency) {
+// The points of the curve in pieces without gaps: of a long video, search scores only some parts.
+function curvePieces(saliency) {
   if (!saliency?.times.length) return [];
   const points = saliency.times.map((t, i) => [t, saliency.values[i]]);
   const steps = points.slice(1).map(([t], i) => t - points[i][0]).sort((a, b) => a - b);
-  const usual = steps[Math.floor(steps.length / 2)] ?? 1;
-  const found = [[points[0]]];
+  const median = steps[Math.floor(steps.length / 2)] ?? 1;
+  const pieces = [[points[0]]];
   for (const point of points.slice(1)) {
-    if (point[0] - found.at(-1).at(-1)[0] > 3 * usual) found.push([]);
-    found.at(-1).push(point);
+    if (point[0] - pieces.at(-1).at(-1)[0] > 3 * median) pieces.push([]);
+    pieces.at(-1).push(point);
   }
-  return found;
+  return pieces;
 }

@@ -1,0 +1,107 @@
+"""The search routes in front of a backend that answers at will."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Callable
+from typing import Any
+
+from starlette.testclient import TestClient
+
+from vmr_ray.errors import VmrError
+from vmr_ray.schema import Moment
+from vmr_ray.search.result import SearchRequest, SearchResult
+from vmr_ray.serve.api import make_api
+from vmr_ray.serve.errors import UnavailableError
+from vmr_ray.serve.models import ServeArgs
+from vmr_ray.serve.page_tokens import encode_token
+
+
+class Backend:
+    def __init__(self, answer: Callable[[SearchRequest], Any]):
+        self.answer = answer
+        self.requests: list[SearchRequest] = []
+        self.cancelled = 0
+
+    async def search(self, request: SearchRequest) -> Any:
+        self.requests.append(request)
+        try:
+            answer = self.answer(request)
+            return await answer if asyncio.iscoroutine(answer) else answer
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+
+
+def client(backend: Backend) -> TestClient:
+    api = make_api(ServeArgs(index="none", auth="none"), backend)  # type: ignore[arg-type]
+    return TestClient(api, client=("127.0.0.1", 5000))
+
+
+def endless(request: SearchRequest) -> SearchResult:
+    """A page of moments, with more behind it."""
+    moments = [Moment("cam 1/a#b.mp4", float(i), i + 1.5, -float(i)) for i in range(request.top_k)]
+    return SearchResult(request.query, moments, {"total": 1.0}, more=True, model_version="v1")
+
+
+def test_pages_follow_each_other_and_end():
+    http = client(backend := Backend(endless))
+    body = {"query": " a dog ", "top_k": 100, "include": ["thumbnail"]}
+    answer = http.post("/v1/search", json=body).json()
+    assert backend.requests == [SearchRequest("a dog", 100)]
+    assert answer["results"][1] == {
+        "rank": 2,
+        "video_id": "cam 1/a#b.mp4",
+        "start": 1.0,
+        "end": 2.5,
+        "score": -1.0,
+        "thumbnail": "v1/videos/cam%201/a%23b.mp4/thumbnail?t=1.8",
+    }
+    pages = 1
+    while token := answer["next_page_token"]:
+        # What a page includes may change on the way; what is searched may not.
+        answer = http.post("/v1/search", json={"query": "a dog", "top_k": 100, "page_token": token}).json()
+        assert answer["results"][0]["rank"] == backend.requests[-1].offset + 1 == 100 * pages + 1
+        assert answer["results"][0]["thumbnail"] is None and answer["saliency"] is None
+        pages += 1
+    assert pages == 11
+
+
+def test_a_forged_token_reaches_no_searcher():
+    http = client(backend := Backend(endless))
+    token = http.post("/v1/search", json={"query": "a dog"}).json()["next_page_token"]
+    assert len(backend.requests) == 1
+    mark = base64.urlsafe_b64decode(token + "==").decode().partition(".")[2]
+    for forged in (encode_token(10**9, mark), encode_token(10, "0" * 16)):
+        response = http.post("/v1/search", json={"query": "a dog", "page_token": forged})
+        assert response.status_code == 400 and "page_token" in response.json()["error"]
+    assert len(backend.requests) == 1
+
+
+def test_an_error_of_one_search_is_its_own_answer():
+    def answer(request: SearchRequest) -> SearchResult | VmrError:
+        return VmrError("the query is too long") if request.query == "long" else endless(request)
+
+    searches = [{"query": "a dog", "top_k": 1}, {"query": "long"}, {"query": "a dog", "page_token": "x"}]
+    response = client(Backend(answer)).post("/v1/search:batch", json={"searches": searches})
+    assert response.status_code == 200
+    good, long, token = response.json()["responses"]
+    assert len(good["results"]) == 1
+    assert long == {"error": "the query is too long"} and "page_token" in token["error"]
+
+
+def test_a_busy_service_refuses_the_whole_batch_and_stops_the_rest():
+    async def wait() -> None:
+        await asyncio.sleep(60)
+
+    def answer(request: SearchRequest) -> Any:
+        if request.query == "busy":
+            raise UnavailableError
+        return wait()
+
+    backend = Backend(answer)
+    searches = [{"query": "slow"}, {"query": "slow"}, {"query": "busy"}]
+    response = client(backend).post("/v1/search:batch", json={"searches": searches})
+    assert response.status_code == 503 and response.headers["retry-after"] == "1"
+    assert backend.cancelled == 2

@@ -1,0 +1,1 @@
+"""The HTTP routes by theme: search, videos, media, operation. `serve/api.py` puts them together."""
