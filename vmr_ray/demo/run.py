@@ -19,6 +19,8 @@ from vmr_ray.config import Config, DecodeConfig, EmbedConfig, ModelConfig, Train
 from vmr_ray.demo.world import render_world
 from vmr_ray.embedding.embed import embed
 from vmr_ray.evaluation.evaluate import evaluate
+from vmr_ray.evaluation.metrics import iou
+from vmr_ray.evaluation.tables import metrics_table
 from vmr_ray.search.build import build_index
 from vmr_ray.training.train import train
 
@@ -49,7 +51,6 @@ def run(directory: Path, stay: bool = True, port: int = 8000) -> None:
     Raises:
         VmrError: the port is taken.
     """
-    from vmr_ray.cli import metrics_table
     from vmr_ray.serve.local import check_port, serve_until_interrupt, start, stop
 
     out = Console()
@@ -136,8 +137,6 @@ def _ask(url: str, test: Path) -> Table:
 
 def _iou(moment: dict[str, Any], truth: dict[str, Any]) -> float:
     """0 for a moment of another video."""
-    from vmr_ray.evaluation.metrics import iou
-
     if moment["video_id"] != truth["video"]:
         return 0.0
     return float(iou([(moment["start"], moment["end"])], [(truth["start"], truth["end"])])[0, 0])
