@@ -97,16 +97,23 @@ def run_job(verb: str) -> None:
     main()
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        out.print(__version__)
+        raise typer.Exit
+
+
 @app.callback()
 def _options(
-    version: Annotated[bool, typer.Option("--version", help="print the version and exit")] = False,
+    # Eager, because without a verb nothing else is run.
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="print the version and exit", callback=_print_version, is_eager=True),
+    ] = False,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="show Ray's own progress and logs")
     ] = False,
 ) -> None:
-    if version:
-        out.print(__version__)
-        raise typer.Exit
     cluster.verbose = verbose
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import typer
 
-from vmr_ray import cli
+from vmr_ray import __version__, cli
 from vmr_ray.cli import doctor
 from vmr_ray.cli.app import app
 from vmr_ray.cli.common import JsonOption, print_json
@@ -68,6 +68,10 @@ def test_help_names_every_verb(vmr):
     for verb in ("embed", "train", "evaluate", "index", "search", "serve", "demo"):
         assert f"vmr {verb}" in out or f" {verb} " in out
         assert vmr(verb, "--help")[0] == 0
+
+
+def test_version(vmr):
+    assert vmr("--version") == (0, f"{__version__}\n", "")
 
 
 def test_help_lists_the_verbs_in_the_order_of_their_use(vmr, monkeypatch: pytest.MonkeyPatch):
