@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -59,7 +58,9 @@ class Installed:
     def run(self, *command: str | Path) -> str:
         """The stdout of a program of this environment."""
         program = [self.bin / command[0], *command[1:]]
-        done = subprocess.run(program, cwd=self.cwd, env=self.env, capture_output=True, text=True)
+        done = subprocess.run(
+            program, cwd=self.cwd, env=self.env, capture_output=True, text=True, timeout=300
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -131,9 +132,11 @@ def test_serve(installed: Installed):
             assert client.get("/docs").status_code == 200
             answer: dict[str, Any] = client.post("/v1/search", json={"query": QUERY, "top_k": 3}).json()
             assert len(answer["results"]) == 3
-    finally:
-        service.send_signal(signal.SIGINT)
+        service.terminate()  # like a supervisor; SIGINT is ignored by what a shell starts in the background
         assert service.wait(60) == 0
+    finally:
+        service.kill()
+        service.wait()
 
 
 def wait_until_ready(service: subprocess.Popen[bytes], log: Path) -> None:
