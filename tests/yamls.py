@@ -1,4 +1,4 @@
-"""Reading YAML as strictly as its readers do not: duplicate and unknown keys are errors here."""
+"""Reading YAML more strictly than the programs it is for: duplicate and unknown keys are errors here."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that stands twice in one mapping; YAML keeps the last one in silence."""
+    """Refuses a key that occurs twice in one mapping, of which PyYAML silently keeps the last."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
@@ -25,19 +25,22 @@ def load(text: str) -> Any:
     return yaml.load(text, _Loader)
 
 
-def unknown_keys(given: object, known: object, where: str = "") -> list[str]:
-    """Keys of `given` that did not survive the parse into `known`."""
-    if isinstance(given, dict) and isinstance(known, dict):
-        lost = [f"{where}{key}" for key in given if key not in known]
+def unknown_keys(config: object, parsed: object, prefix: str = "") -> list[str]:
+    """Keys of `config` that are missing in what a schema made of it: those it does not know."""
+    if isinstance(config, dict) and isinstance(parsed, dict):
+        lost = [f"{prefix}{key}" for key in config if key not in parsed]
         return lost + [
-            k for key in given if key in known for k in unknown_keys(given[key], known[key], f"{where}{key}.")
+            name
+            for key in config
+            if key in parsed
+            for name in unknown_keys(config[key], parsed[key], f"{prefix}{key}.")
         ]
-    if isinstance(given, list) and isinstance(known, list):
-        return [k for a, b in zip(given, known, strict=True) for k in unknown_keys(a, b, where)]
+    if isinstance(config, list) and isinstance(parsed, list):
+        return [name for a, b in zip(config, parsed, strict=True) for name in unknown_keys(a, b, prefix)]
     return []
 
 
-# --- Kubernetes: the fields in use, of the KubeRay API v1 (1.5.1) and of pods. ---
+# --- Kubernetes: the fields that our files use, of the KubeRay API v1 (1.5.1) and of pods. ---
 
 
 class Strict(BaseModel):
@@ -52,8 +55,8 @@ class Resources(Strict):
     limits: Quantities
 
     @model_validator(mode="after")
-    def _bounded(self) -> Resources:
-        assert "memory" in self.limits, "a container without a memory limit takes its neighbours' memory"
+    def _has_limits(self) -> Resources:
+        assert "memory" in self.limits, "a container without a memory limit can take the memory of others"
         assert all(self.requests[k] == v for k, v in self.limits.items() if k in self.requests)
         return self
 
@@ -125,7 +128,7 @@ class AutoscalerOptions(Strict):
 
 
 class HeadGroup(Strict):
-    serviceType: Literal["ClusterIP"]  # noqa: N815  (never reachable from outside)
+    serviceType: Literal["ClusterIP"]  # noqa: N815  (not reachable from outside)
     rayStartParams: dict[str, str]  # noqa: N815
     template: PodTemplate
 
@@ -202,7 +205,7 @@ class RayService(Strict):
     spec: ServiceSpec
 
 
-# --- Google Cloud: the fields in use, of the provider and of Compute Engine's `instances.insert`. ---
+# --- Google Cloud: the fields that our file uses, of provider and `instances.insert`. ---
 
 
 class InitializeParams(Strict):
@@ -240,7 +243,7 @@ class ComputeInstance(Strict):
     scheduling: list[Scheduling] = []  # Ray's own form: a list
 
 
-# --- What `ray up` takes below `provider`; its schema lets any key pass there. ---
+# --- What `ray up` reads below `provider`, where Ray's own schema allows any key. ---
 
 
 class AwsProvider(Strict):

@@ -1,6 +1,7 @@
-"""Every setting and its default, in one place. YAML in; an unknown key is refused.
+"""Every setting, its default and its description.
 
-A config file holds any subset of the sections below; `--set section.key=value` overrides one value.
+A config file is YAML with any of the sections of `Config`; `--set section.key=value` overrides one value.
+Unknown keys are refused.
 """
 
 from __future__ import annotations
@@ -16,16 +17,24 @@ from vmr_ray.errors import VmrError, one_line
 
 
 class Section(BaseModel):
+    """A group of settings: immutable, and without room for unknown keys."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class DecodeConfig(Section):
-    """How frames are taken out of a video."""
+    """How frames are taken from a video."""
 
-    sampling: str = Field("fps=1", description="fps=<x>, every=<n> frames, or keyframes")
-    chunk_frames: int = Field(128, ge=1, description="frames that travel together; bounds memory")
-    timeout_s: float = Field(120.0, gt=0, description="a decoder that needs longer for one chunk is ended")
-    memory_gb: float = Field(4.0, gt=0, description="address space of one decoder process")
+    sampling: str = Field(
+        "fps=1", description="fps=X (X frames a second), every=N (each Nth frame), or keyframes"
+    )
+    chunk_frames: int = Field(
+        128, ge=1, description="frames that are decoded and encoded together; limits memory"
+    )
+    timeout_s: float = Field(
+        120.0, gt=0, description="seconds after which a decoder is killed that has not finished a chunk"
+    )
+    memory_gb: float = Field(4.0, gt=0, description="limit to the address space of one decoder process")
     threads: int = Field(1, ge=1, description="decoder threads of one worker")
 
     @field_validator("sampling")
@@ -40,35 +49,42 @@ class DecodeConfig(Section):
 class EmbedConfig(Section):
     """Videos -> feature store."""
 
-    encoder: str = Field("efficientnet-lite0", description="efficientnet-lite0, or hf:<name or local path>")
+    encoder: str = Field(
+        "efficientnet-lite0",
+        description="efficientnet-lite0, or hf:NAME or hf:PATH of a CLIP- or SigLIP-style model",
+    )
     decode: DecodeConfig = DecodeConfig()
     batch_frames: int = Field(64, ge=1, description="frames in one forward pass of the encoder")
     split_minutes: float = Field(
-        10.0, gt=0, description="a longer video is decoded in parts of about this length, by several workers"
+        10.0, gt=0, description="longer videos are decoded by several workers, in parts of about this length"
     )
     decode_workers: int | None = Field(
-        None, ge=1, description="upper limit; default: the cluster's CPUs, more when the cluster grows"
+        None,
+        ge=1,
+        description="limit to the workers that decode; default: the CPUs of the cluster as it grows",
     )
     encode_workers: int | None = Field(
         None,
         ge=1,
-        description="encoders beside the decoders; default: as many as the GPUs hold, without GPUs none: "
-        "decoding workers encode themselves",
+        description="workers that only encode; default: as many as fit on the GPUs. Without GPUs there are "
+        "none: the workers that decode also encode",
     )
     num_gpus: float | None = Field(
         None,
         ge=0,
-        description="GPUs of one encoder, fractions allowed; default: 1 if the cluster has any now. If it is "
-        "given, a cluster starts GPU workers for it",
+        description="GPUs of one encoder, fractions allowed; default: 1 if the cluster has any GPU now. If "
+        "it is set, an autoscaling cluster starts GPU workers",
     )
-    device: str = Field("cuda", description="torch device of encoders that hold a GPU")
+    device: str = Field("cuda", description="torch device of encoders that have a GPU")
     prefetch: int = Field(
-        1, ge=0, description="files that a decode worker copies from object storage ahead of its decoding"
+        1, ge=0, description="files that a decoding worker copies from object storage in advance"
     )
     storage_roots: tuple[str, ...] = Field(
-        (), description="URI prefixes that manifests may name; local paths and their own folder always"
+        (),
+        description="URI prefixes of videos that a manifest may list; local paths and URIs in its own folder "
+        "are always allowed",
     )
-    max_attempts: int = Field(2, ge=1, description="tries at one video before it is quarantined")
+    max_attempts: int = Field(2, ge=1, description="attempts at one video before it is quarantined")
     max_failed: float = Field(
         0.05, ge=0, le=1, description="share of failed videos above which the job fails"
     )
@@ -78,33 +94,45 @@ class ModelConfig(Section):
     """The cross-interaction network."""
 
     dim: int = Field(256, ge=8, description="width of the two towers and of the first-stage vectors")
-    fusion_dim: int = Field(128, ge=8, description="width after fusion, which is computed for every pair")
-    heads: int = Field(8, ge=1)
-    video_layers: int = Field(1, ge=0, description="self-attention layers over the frames, query-free")
-    query_layers: int = Field(
-        0, ge=0, description="self-attention layers over the query's tokens; their encoder has had its own"
+    fusion_dim: int = Field(
+        128, ge=8, description="width after fusion, which is computed for each pair of query and video"
     )
-    cross_layers: int = Field(1, ge=1, description="cross-interaction layers, both directions each")
+    heads: int = Field(8, ge=1, description="attention heads; 2 * heads must divide dim and fusion_dim")
+    video_layers: int = Field(
+        1, ge=0, description="self-attention layers over the frames; they do not depend on the query"
+    )
+    query_layers: int = Field(
+        0, ge=0, description="self-attention layers over the query's tokens, after those of the text encoder"
+    )
+    cross_layers: int = Field(1, ge=1, description="cross-interaction layers, each in both directions")
     fusion: Literal["cross", "one-way", "late"] = Field(
         "cross",
         description="cross: frames attend to tokens and tokens to frames; one-way: frames to tokens only; "
         "late: the modalities meet in a product, without attention between them",
     )
     context: Literal["conv", "attention", "none"] = Field(
-        "conv", description="how a fused frame knows its neighbours"
+        "conv", description="how fused frames get information from their neighbours"
     )
-    start_stop: bool = Field(True, description="the first task: start and stop points")
-    membership: bool = Field(True, description="the second task: whether a frame belongs to the moment")
-    quality: bool = Field(False, description="a head that predicts the IoU of the best spans, to rank them")
+    start_stop: bool = Field(True, description="first task: predict where the moment starts and stops")
+    membership: bool = Field(
+        True, description="second task: predict for each frame whether it belongs to the moment"
+    )
+    quality: bool = Field(
+        False, description="a head that predicts the IoU of the best spans, by which they are ranked"
+    )
     pyramid: int = Field(
-        0, ge=0, le=10, description="levels of a multi-scale dense head that regresses the spans; 0: none"
+        0, ge=0, le=10, description="levels of a multi-scale head that regresses spans; 0: no such head"
     )
-    dropout: float = Field(0.3, ge=0, lt=1)
-    window: int = Field(256, ge=8, description="frames the network sees at once; longer videos are windowed")
+    dropout: float = Field(
+        0.3, ge=0, lt=1, description="share of the activations that are dropped in training"
+    )
+    window: int = Field(
+        256, ge=8, description="frames the network sees at once; longer videos are cut into windows"
+    )
 
     @model_validator(mode="after")
     def _heads_divide_dim(self) -> ModelConfig:
-        # Twice the heads: rotary positions turn pairs of channels.
+        # Twice the heads, because rotary positions rotate pairs of channels.
         for name, width in (("dim", self.dim), ("fusion_dim", self.fusion_dim)):
             if width % (2 * self.heads):
                 raise ValueError(
@@ -114,20 +142,27 @@ class ModelConfig(Section):
 
 
 class LossConfig(Section):
-    """Weights of the summed losses; 0 turns one off."""
+    """Weights of the losses in their sum; 0 turns a loss off."""
 
     span: float = Field(
         0.1,
         ge=0,
-        description="start/stop; much more of it than of membership takes all of a clipped gradient",
+        description="start and stop points; with a much larger weight than membership this loss would take "
+        "up all of the clipped gradient",
     )
-    membership: float = Field(1.0, ge=0, description="per-frame membership")
-    saliency: float = Field(0.0, ge=0, description="membership of the moment's frames against the others'")
-    quality: float = Field(1.0, ge=0, description="predicted IoU of spans, with model.quality")
-    pyramid: float = Field(1.0, ge=0, description="focal and DIoU loss, with model.pyramid")
-    contrast: float = Field(2.0, ge=0, description="learned projection for first-stage retrieval")
+    membership: float = Field(1.0, ge=0, description="membership of each frame in the moment")
+    saliency: float = Field(
+        0.0, ge=0, description="contrast: the moment's frames must have a higher membership than the others"
+    )
+    quality: float = Field(1.0, ge=0, description="predicted IoU of spans; only with model.quality")
+    pyramid: float = Field(
+        1.0, ge=0, description="focal and DIoU loss of the multi-scale head; only with model.pyramid"
+    )
+    contrast: float = Field(
+        2.0, ge=0, description="contrast between queries and moments in the vectors of the first stage"
+    )
     negatives: float = Field(
-        0.5, ge=0, description="membership of queries paired with other videos: all zero"
+        0.5, ge=0, description="membership of queries paired with another video, which must be zero"
     )
 
 
@@ -138,57 +173,66 @@ class TrainConfig(Section):
     """Feature store + annotations -> checkpoint."""
 
     text_encoder: str | None = Field(
-        None, description="minilm or hf:<name>; default: the text tower of an hf: frame encoder, else minilm"
+        None, description="minilm or hf:NAME; default: the text tower of an hf: frame encoder, else minilm"
     )
     loss: LossConfig = LossConfig()
     workers: int = Field(1, ge=1, description="data-parallel training processes")
     min_workers: int | None = Field(
         None,
         ge=1,
-        description="begin, and after a loss go on, with as few as this; others join when there is room for "
-        "them, from the last checkpoint on. Default: wait for all",
+        description="start, and continue after a failure, with as few workers as this; others join when "
+        "there is room, from the last checkpoint. Default: wait for all",
     )
-    use_gpu: bool = False
-    cpus_per_worker: float = Field(1.0, gt=0)
-    cache_gb: float = Field(2.0, ge=0, description="rows a worker keeps in memory instead of streaming anew")
-    epochs: int = Field(30, ge=1)
+    use_gpu: bool = Field(False, description="one GPU for each worker")
+    cpus_per_worker: float = Field(1.0, gt=0, description="CPUs that each worker reserves")
+    cache_gb: float = Field(
+        2.0, ge=0, description="memory in which a worker keeps rows, instead of reading them every epoch"
+    )
+    epochs: int = Field(30, ge=1, description="passes over the annotated videos")
     max_minutes: float | None = Field(
-        None, gt=0, description="train no longer than this, validations and earlier attempts included"
+        None, gt=0, description="limit to the time of training, with validations and earlier attempts"
     )
-    batch_videos: int = Field(32, ge=1, description="videos a step, over all workers")
-    queries_per_video: int = Field(10, ge=1, description="queries drawn from one video a step")
+    batch_videos: int = Field(32, ge=1, description="videos in one step, over all workers")
+    queries_per_video: int = Field(10, ge=1, description="queries drawn from one video in one step")
     fused_pairs: int = Field(
-        64,
-        ge=1,
-        description="queries fused with their video a step, over all workers; all learn the projection",
+        64, ge=1, description="queries that are fused with their video in one step, over all workers"
     )
     foreign_pairs: float = Field(
-        0.25, ge=0, le=1, description="further pairs with a foreign video, as a share"
+        0.25, ge=0, le=1, description="pairs of a query with another video, as a share of fused_pairs"
     )
     compose: float = Field(
-        0.75, ge=0, le=1, description="share of the steps that stitch new videos out of moments"
+        0.75, ge=0, le=1, description="share of the steps whose videos are stitched together from moments"
     )
-    keep_tokens: float = Field(0.6, gt=0, le=1, description="share of a query's tokens that training sees")
-    lr: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(0.2, ge=0)
-    warmup: float = Field(0.05, ge=0, le=1, description="share of the steps")
-    clip_norm: float = Field(1.0, gt=0)
-    ema: float = Field(0.99, ge=0, lt=1, description="decay of the averaged weights; 0 turns it off")
-    val_fraction: float = Field(0.1, gt=0, lt=1, description="share of the videos, if no validation file")
+    keep_tokens: float = Field(
+        0.6, gt=0, le=1, description="share of a query's tokens that are kept in training"
+    )
+    lr: float = Field(1e-3, gt=0, description="peak learning rate")
+    weight_decay: float = Field(0.2, ge=0, description="weight decay of AdamW")
+    warmup: float = Field(0.05, ge=0, le=1, description="share of the steps in which the learning rate rises")
+    clip_norm: float = Field(1.0, gt=0, description="limit to the norm of the gradient")
+    ema: float = Field(
+        0.99, ge=0, lt=1, description="decay of the moving average of the weights; 0: no average"
+    )
+    val_fraction: float = Field(
+        0.1, gt=0, lt=1, description="share of the videos held out if there is no validation file"
+    )
     metric: Literal[METRICS] = Field(  # type: ignore[valid-type]
-        "miou", description="of the validations: decides which checkpoint is the best"
+        "miou", description="the metric of the validations that decides which checkpoint is the best"
     )
     patience: int | None = Field(
         None,
         ge=1,
-        description="end after so many validations without a better metric; default: never, for the learning "
-        "rate is made to fall until the end",
+        description="stop after this number of validations without a better metric; default: never, because "
+        "the learning rate is scheduled to fall until the end",
     )
-    evaluate_every: int = Field(1, ge=1, description="epochs between validations (and checkpoints)")
+    evaluate_every: int = Field(
+        1, ge=1, description="epochs between validations, which also write checkpoints"
+    )
     track: tuple[Literal["tensorboard", "mlflow"], ...] = Field(
-        (), description="where else the metrics of every epoch go; needs `pip install 'vmr-ray[tracking]'`"
+        (),
+        description="also log the metrics of every epoch there; needs `pip install 'vmr-ray[tracking]'`",
     )
-    seed: int = 0
+    seed: int = Field(0, description="seed of everything that is random in training")
 
     @model_validator(mode="after")
     def _workers_in_order(self) -> TrainConfig:
@@ -200,38 +244,52 @@ class TrainConfig(Section):
 class EvaluateConfig(Section):
     """Checkpoint + annotations -> metrics."""
 
-    thresholds: tuple[float, ...] = (0.3, 0.5, 0.7)
-    top_k: tuple[int, ...] = (1, 5)
-    nms: float = Field(0.5, gt=0, le=1, description="IoU above which the lower-scored span is dropped")
-    batch_videos: int = Field(32, ge=1)
+    thresholds: tuple[float, ...] = Field((0.3, 0.5, 0.7), description="IoU from which a span is a hit")
+    top_k: tuple[int, ...] = Field((1, 5), description="K of R@K: a hit must be among the best K spans")
+    nms: float = Field(
+        0.5, gt=0, le=1, description="IoU of two spans above which the one with the lower score is dropped"
+    )
+    batch_videos: int = Field(32, ge=1, description="videos that a worker evaluates at once")
     corpus_queries: int = Field(
-        500, ge=1, description="queries asked of a whole index, drawn always alike, if there are more"
+        500, ge=1, description="limit to the queries asked of a whole index; always the same ones are drawn"
     )
 
 
 class IndexConfig(Section):
     """Feature store + checkpoint -> LanceDB index."""
 
-    segment_frames: int = Field(4, ge=1, description="frames a first-stage segment, half overlapping")
-    batch_windows: int = Field(32, ge=1)
-    ann_min_rows: int = Field(20_000, ge=256, description="below this many segments search is exact")
-    partition_rows: int = Field(1000, ge=1, description="segments a partition of the vector index, about")
+    segment_frames: int = Field(
+        4, ge=1, description="frames of a first-stage segment; segments overlap by half"
+    )
+    batch_windows: int = Field(32, ge=1, description="windows that a worker encodes at once")
+    ann_min_rows: int = Field(
+        20_000, ge=256, description="with fewer segments the search is exact, without a vector index"
+    )
+    partition_rows: int = Field(
+        1000, ge=1, description="approximate number of segments in a partition of the vector index"
+    )
 
 
 class SearchConfig(Section):
     """Index -> moments."""
 
-    candidates: int = Field(200, ge=1, description="segments out of stage 1")
+    candidates: int = Field(200, ge=1, description="segments that stage 1 returns")
     partitions: int = Field(
-        60, ge=1, description="of the vector index that stage 1 looks into: more find more, and take longer"
+        60,
+        ge=1,
+        description="partitions of the vector index that stage 1 searches: more is better but slower",
     )
-    windows: int = Field(32, ge=1, description="windows that stage 2 looks at")
-    nms: float = Field(0.5, gt=0, le=1)
-    max_query_chars: int = Field(1000, ge=1)
-    max_top_k: int = Field(100, ge=1)
+    windows: int = Field(32, ge=1, description="windows that stage 2 fuses with the query")
+    nms: float = Field(
+        0.5, gt=0, le=1, description="IoU of two moments above which the one with the lower score is dropped"
+    )
+    max_query_chars: int = Field(1000, ge=1, description="longer queries are refused")
+    max_top_k: int = Field(100, ge=1, description="limit to the moments of one answer")
 
 
 class Config(Section):
+    """All sections."""
+
     embed: EmbedConfig = EmbedConfig()
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
@@ -244,7 +302,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def validated(cls: type[Model], data: Any, origin: str) -> Model:
-    """`data` as `cls`; what is wrong with it becomes one sentence that names `origin` and the keys.
+    """`data` as `cls`. Errors become one sentence that names `origin` and the keys.
 
     Raises:
         VmrError: an unknown key, a wrong type, or a value out of range.
@@ -256,17 +314,18 @@ def validated(cls: type[Model], data: Any, origin: str) -> Model:
 
 
 def _sentence(cls: type[BaseModel], error: Any) -> str:
-    where = ".".join(str(part) for part in error["loc"]) or "the whole"
+    """One of pydantic's errors as a part of a sentence."""
+    key = ".".join(str(part) for part in error["loc"]) or "the whole"
     if error["type"] != "extra_forbidden":
-        return f"{where}: {error['msg'].removeprefix('Value error, ')} (got {error['input']!r})"
-    known: Any = cls
+        return f"{key}: {error['msg'].removeprefix('Value error, ')} (got {error['input']!r})"
+    section: Any = cls
     for part in error["loc"][:-1]:
-        known = known.model_fields[part].annotation
-    return f"unknown key {where!r}; known here: {', '.join(known.model_fields)}"
+        section = section.model_fields[part].annotation
+    return f"unknown key {key!r}; known here: {', '.join(section.model_fields)}"
 
 
 def load_config(path: str | Path | None = None, overrides: Sequence[str] | None = None) -> Config:
-    """Read a YAML config and apply `section.key=value` overrides (values are parsed as YAML).
+    """Read a YAML config and apply `section.key=value` overrides, whose values are YAML too.
 
     Raises:
         VmrError: the file is missing or not YAML, a key is unknown, or a value is refused.
@@ -277,7 +336,7 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] | None 
 def load_as(
     cls: type[Model], path: str | Path | None = None, overrides: Sequence[str] | None = None
 ) -> Model:
-    """As `load_config`, into a model of other sections.
+    """Like `load_config`, for a class with other sections.
 
     Raises:
         VmrError: the file is missing or not YAML, a key is unknown, or a value is refused.
@@ -301,13 +360,14 @@ def load_as(
 
 
 def _assign(data: dict[str, Any], keys: list[str], value: str, override: str) -> None:
+    """Set the value at the path `keys` of `data`; `override` is the whole text, for the error."""
     for key in keys[:-1]:
         data = data.setdefault(key, {})
         if not isinstance(data, dict):
             raise VmrError(f"--set {override}: {key!r} is a value, not a section")
     try:
         parsed = yaml.safe_load(value)
-        # YAML 1.1 reads `1e-3` as a string; a float is what was meant, unless it stands in quotes.
+        # YAML 1.1 reads `1e-3` as a string. It is meant as a float, unless it is in quotes.
         number = isinstance(parsed, str) and not value.lstrip().startswith(("'", '"')) and _is_float(parsed)
         data[keys[-1]] = float(parsed) if number else parsed
     except yaml.YAMLError:

@@ -1,10 +1,13 @@
+"""Config files and --set: defaults, overrides, mistakes."""
+
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from vmr_ray.config import load_config
+from vmr_ray.config import Config, Section, load_config
 from vmr_ray.errors import VmrError
 
 
@@ -21,7 +24,7 @@ def test_file_then_overrides(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("text", "overrides", "told"),
+    ("text", "overrides", "message"),
     [
         ("trian: {}", [], "unknown key 'trian'"),
         ("train: {epoch: 3}", [], "unknown key 'train.epoch'"),
@@ -35,10 +38,10 @@ def test_file_then_overrides(tmp_path: Path):
         ("", ["train.nope=1"], "unknown key 'train.nope'"),
     ],
 )
-def test_mistakes_are_named(tmp_path: Path, text: str, overrides: list[str], told: str):
+def test_mistakes_are_named(tmp_path: Path, text: str, overrides: list[str], message: str):
     path = tmp_path / "c.yaml"
     path.write_text(text)
-    with pytest.raises(VmrError, match=told) as caught:
+    with pytest.raises(VmrError, match=message) as caught:
         load_config(path, overrides)
     assert "\n" not in str(caught.value)
 
@@ -46,3 +49,21 @@ def test_mistakes_are_named(tmp_path: Path, text: str, overrides: list[str], tol
 def test_missing_file_is_named(tmp_path: Path):
     with pytest.raises(VmrError, match="nowhere.yaml"):
         load_config(tmp_path / "nowhere.yaml")
+
+
+def sections(cls: type[Section]) -> Iterator[type[Section]]:
+    """The section and all below it."""
+    yield cls
+    for field in cls.model_fields.values():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield from sections(field.annotation)
+
+
+@pytest.mark.parametrize("section", list(sections(Config)), ids=lambda cls: cls.__name__)
+def test_every_setting_is_described(section: type[Section]):
+    """docs/configuration.md is made of these."""
+    assert section.__doc__ and section.__doc__ != Section.__doc__
+    values = {n: f for n, f in section.model_fields.items() if not isinstance(f.default, Section)}
+    assert not [name for name, field in values.items() if not field.description]
+    # Markdown would drop what looks like an HTML tag.
+    assert not [name for name, field in values.items() if "<" in (field.description or "")]

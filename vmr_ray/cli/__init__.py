@@ -1,6 +1,5 @@
-"""`vmr`: every verb of the project at the command line."""
+"""The command line, `vmr`: one module for each verb, named after it."""
 
 from vmr_ray.cli.app import main, run_job
-from vmr_ray.search.result import timecode
 
-__all__ = ["main", "run_job", "timecode"]
+__all__ = ["main", "run_job"]

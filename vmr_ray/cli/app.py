@@ -1,4 +1,4 @@
-"""The entry point of `vmr`, and of the jobs under jobs/, which are the same verbs."""
+"""The application `vmr` and its entry points: the console script, and the jobs under jobs/."""
 
 from __future__ import annotations
 
@@ -9,30 +9,78 @@ from typing import Annotated
 import typer
 
 from vmr_ray import __version__, cluster
-from vmr_ray.cli import archive, doctor, features, find, learn, pipeline, up  # noqa: F401  (each adds its verbs)
-from vmr_ray.cli.common import app, err, out, plain
+from vmr_ray.cli.annotations import annotations_app
+from vmr_ray.cli.common import out, print_labelled
+from vmr_ray.cli.demo import demo
+from vmr_ray.cli.doctor import doctor
+from vmr_ray.cli.embed import embed
+from vmr_ray.cli.evaluate import evaluate
+from vmr_ray.cli.features import features_app
+from vmr_ray.cli.index import index
+from vmr_ray.cli.keys import keys_app
+from vmr_ray.cli.pipeline import pipeline
+from vmr_ray.cli.reproduce import reproduce
+from vmr_ray.cli.search import search
+from vmr_ray.cli.serve import serve
+from vmr_ray.cli.train import train
+from vmr_ray.cli.up import up
 from vmr_ray.errors import VmrError, error_message, one_line
+
+app = typer.Typer(
+    name="vmr",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="""Search inside video with plain sentences.
+
+**vmr demo** shows all of it on a small world that it renders itself. **vmr up** VIDEOS searches a folder
+of your own with a model that you have. Step by step, with a model that learns from your annotations:
+
+1. **vmr embed** VIDEOS --out features
+2. **vmr train** features --annotations train.jsonl --out run
+3. **vmr evaluate** features --annotations test.jsonl --checkpoint run/best
+4. **vmr index** features --checkpoint run/best --out index
+5. **vmr search** "a person pours milk" --index index
+6. **vmr serve** --index index
+
+Ray: every verb joins the cluster of RAY_ADDRESS, or the one that runs on this machine, or starts one.
+""",
+    epilog="Exit codes: 0 done; 1 the work failed (too many bad videos, a crash); 2 a mistake in the input, "
+    "explained in one sentence.",
+)
+
+# `vmr --help` lists the verbs in this order, which is the order in which a person uses them.
+VERBS = {
+    "Start here": (up, demo, doctor),
+    "Step by step": (embed, train, evaluate, index, search, serve),
+    "Many steps at once": (pipeline, reproduce),
+}
+for _panel, _verbs in VERBS.items():
+    for _verb in _verbs:
+        app.command(rich_help_panel=_panel)(_verb)
+for _group, _name in ((keys_app, "keys"), (annotations_app, "annotations"), (features_app, "features")):
+    app.add_typer(_group, name=_name, rich_help_panel="Keys and files")
 
 
 def main() -> None:
-    """The console script: a VmrError is one sentence on stderr and exit code 2."""
+    """The console script. A VmrError is one sentence on stderr and exit code 2."""
     sys.argv[1:] = words = _verbose_first(sys.argv[1:])
-    # Quiet unless asked: these are read when the libraries load.
+    # The libraries read these when they are loaded.
     if words[:1] != ["--verbose"]:
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         os.environ.setdefault("LANCE_LOG", "error")
     try:
         app()
     except Exception as error:
-        mistake = mistake_of(error)
-        if mistake is None:
+        sentence = sentence_of(error)
+        if sentence is None:
             raise
-        err.print(f"[bold red]error:[/] {plain(mistake)}", highlight=False, soft_wrap=True)
+        print_labelled("error:", sentence, "bold red")
         sys.exit(2 if isinstance(error, VmrError) else 1)
 
 
-def mistake_of(error: BaseException | None) -> str | None:
-    """The sentence for a person, if this is a mistake of theirs: also one that a Ray worker found."""
+def sentence_of(error: BaseException | None) -> str | None:
+    """The sentence to print if a person can fix the error, also one raised in a Ray worker; else None."""
     while error is not None:
         if isinstance(error, VmrError):
             return error_message(error)
@@ -49,22 +97,29 @@ def run_job(verb: str) -> None:
     main()
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        out.print(__version__)
+        raise typer.Exit
+
+
 @app.callback()
 def _options(
-    version: Annotated[bool, typer.Option("--version", help="print the version and exit")] = False,
+    # Eager, because without a verb nothing else is run.
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="print the version and exit", callback=_print_version, is_eager=True),
+    ] = False,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="show Ray's own progress and logs")
     ] = False,
 ) -> None:
-    if version:
-        out.print(__version__)
-        raise typer.Exit
     if not verbose:
         cluster.quiet()
 
 
 def _verbose_first(words: list[str]) -> list[str]:
-    """-v may stand anywhere before `--`; the option is the application's own."""
+    """Move -v to the front. It is an option of the application, but may stand anywhere before `--`."""
     end = words.index("--") if "--" in words else len(words)
     if not {"-v", "--verbose"} & set(words[:end]):
         return words

@@ -1,4 +1,4 @@
-"""`vmr features ...` and `vmr annotations ...`: checking, packing and importing what others made."""
+"""`vmr features ...`: check and pack a feature store, and import what others computed."""
 
 from __future__ import annotations
 
@@ -10,82 +10,78 @@ import typer
 
 from vmr_ray.cli.common import (
     JsonOption,
-    app,
-    err,
     fail_above,
-    listed,
-    out,
-    plain,
     print_json,
+    print_labelled,
+    print_line,
     progress_bar,
     show_quarantined,
 )
 from vmr_ray.errors import VmrError
 
 features_app = typer.Typer(no_args_is_help=True, help="Check, pack or import features.")
-app.add_typer(features_app, name="features")
+
+
+StoreArgument = Annotated[str, typer.Argument(metavar="features", help="feature store")]
 
 
 @features_app.command()
 def verify(
-    features: Annotated[str, typer.Argument(help="feature store")],
+    store: StoreArgument,
     repair: Annotated[
-        bool, typer.Option("--repair", help="delete damaged videos, so that `vmr embed` embeds them anew")
+        bool, typer.Option("--repair", help="delete damaged videos, so that `vmr embed` embeds them again")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Read every chunk and check it. The exit code is 1 if anything is damaged, repaired or not."""
+    """Read every chunk and check it.
+
+    The exit code is 1 if anything is damaged, even if it was repaired.
+    """
     from vmr_ray.features import verify as run
 
-    with progress_bar("verifying", None) as bar:
-        result = run(features, repair, lambda done, total: bar(done, "chunks", total))
+    with progress_bar("verifying") as bar:
+        result = run(store, repair, lambda done, total: bar(done, "chunks", total))
     if as_json:
         print_json(asdict(result))
     else:
-        out.print(
+        print_line(
             f"{result.videos} videos are whole: {result.frames} frames in {result.chunks} chunks; "
-            f"problems: {len(result.problems)}",
-            highlight=False,
-            soft_wrap=True,
+            f"problems: {len(result.problems)}"
         )
         if result.unfinished:
-            err.print(f"[yellow]note:[/] {result.unfinished} videos are unfinished: run `vmr embed` again")
+            print_labelled("note:", f"{result.unfinished} videos are unfinished: run `vmr embed` again")
         if result.leftovers:
-            err.print(
-                f"[yellow]note:[/] {len(result.leftovers)} files of interrupted work do no harm: "
-                f"`vmr features compact {plain(features)}` deletes them",
-                highlight=False,
-                soft_wrap=True,
+            print_labelled(
+                "note:",
+                f"{len(result.leftovers)} files of interrupted work do no harm: "
+                f"`vmr features compact {store}` deletes them",
             )
         for problem in result.problems:
-            err.print(
-                f"[bold red]damaged[/] {plain(f'{problem.where} ({problem.what}): {problem.fix}')}",
-                highlight=False,
-                soft_wrap=True,
-            )
+            print_labelled("damaged", f"{problem.where} ({problem.what}): {problem.fix}", "bold red")
     if result.problems:
         raise typer.Exit(1)
 
 
 @features_app.command()
 def compact(
-    features: Annotated[str, typer.Argument(help="feature store")],
+    store: StoreArgument,
     target_mb: Annotated[float, typer.Option(help="size of a pack, in MB", min=1)] = 256,
     as_json: JsonOption = False,
 ) -> None:
-    """Pack the files of finished videos into few big ones. Not while features are read; embed may run."""
+    """Pack the files of finished videos into a few big ones.
+
+    `vmr embed` may run at the same time, but nothing that reads the features.
+    """
     from vmr_ray.features import compact as run
 
-    with progress_bar("packing", None) as bar:
-        result = run(features, target_mb, lambda done, total: bar(done, "chunks", total))
+    with progress_bar("packing") as bar:
+        result = run(store, target_mb, lambda done, total: bar(done, "chunks", total))
     if as_json:
         print_json(asdict(result))
         return
-    out.print(
+    print_line(
         f"{result.videos} videos packed, {result.bytes / 2**20:.1f} MB; {result.files_before} files are now "
-        f"{result.files_after} -> {features}",
-        highlight=False,
-        soft_wrap=True,
+        f"{result.files_after} -> {store}"
     )
 
 
@@ -93,40 +89,49 @@ def compact(
 def import_(
     sources: Annotated[
         list[Path],
-        typer.Argument(help="folders of .npy, .npz or .pt, one file a video, or HDF5 files; they are joined"),
+        typer.Argument(
+            help="folders of .npy, .npz or .pt with one file a video, or HDF5 files; they are joined"
+        ),
     ],
     to: Annotated[str, typer.Option("--out", "-o", help="feature store: a directory or URI")],
     clip_seconds: Annotated[
         str | None,
-        typer.Option(help="seconds of one clip, or `duration`: the video's duration in equal shares"),
+        typer.Option(help="seconds of one clip, or `duration`: the clips share the video's duration equally"),
     ] = None,
     fps: Annotated[float | None, typer.Option(help="clips a second, instead of --clip-seconds")] = None,
     name: Annotated[
-        str | None, typer.Option(help="what to call the features; default: the sources' names")
+        str | None, typer.Option(help="name of the features; default: the names of the sources")
     ] = None,
     key: Annotated[
         list[str] | None, typer.Option(help="array inside a file; once, or once for each source")
     ] = None,
     annotations: Annotated[
         list[Path] | None,
-        typer.Option("--annotations", "-a", help="file that tells the videos' durations; repeatable"),
+        typer.Option(
+            "--annotations", "-a", help="annotation file with the durations of the videos; repeatable"
+        ),
     ] = None,
-    normalize: Annotated[bool, typer.Option("--normalize", help="each source's rows to length 1")] = False,
+    normalize: Annotated[
+        bool, typer.Option("--normalize", help="scale each row of each source to length 1")
+    ] = False,
     max_clips: Annotated[
-        int | None, typer.Option(help="average longer videos down to this many clips", min=1)
+        int | None, typer.Option(help="average longer videos down to this number of clips", min=1)
     ] = None,
     tolerance: Annotated[
-        int, typer.Option(help="clips by which sources or durations may differ; the excess is cut", min=0)
+        int, typer.Option(help="clips by which sources or durations may differ; the excess is cut off", min=0)
     ] = 2,
     max_failed: Annotated[
         float, typer.Option(help="share of failed videos above which the exit code is 1", min=0, max=1)
     ] = 0.05,
     as_json: JsonOption = False,
 ) -> None:
-    """Take precomputed features into a feature store. Finished videos are skipped, bad ones quarantined."""
+    """Import precomputed features into a feature store.
+
+    Videos that are finished are skipped, so the same command resumes. Bad ones are quarantined.
+    """
     from vmr_ray.importing.features import import_features
 
-    with progress_bar("importing", None) as bar:
+    with progress_bar("importing") as bar:
         result = import_features(
             sources,
             to,
@@ -137,21 +142,18 @@ def import_(
             tolerance=tolerance,
             normalize=normalize,
             max_clips=max_clips,
-            progress=lambda done, todo: bar(done, "videos", todo),
+            progress=lambda done, total: bar(done, "videos", total),
         )
     failed = len(result.quarantined)
     if as_json:
         print_json(asdict(result) | {"out": to})
     else:
-        out.print(
+        print_line(
             f"{result.videos} videos: {result.imported} imported, {result.skipped} already there, {failed} "
-            f"quarantined; {result.clips} clips of {result.dim} dimensions as {result.encoder} -> {to}",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
+            f"quarantined; {result.clips} clips of {result.dim} dimensions as {result.encoder} -> {to}"
         )
         if result.without_duration:
-            err.print(f"[yellow]note:[/] {result.without_duration} videos without a known duration left out")
+            print_labelled("note:", f"{result.without_duration} videos of unknown duration were left out")
         show_quarantined(result.quarantined)
     fail_above(max_failed, failed, result.videos, "imported")
 
@@ -168,14 +170,17 @@ def import_text(
     key: Annotated[
         str | None, typer.Option(help="array inside a file; default: last_hidden_state, or the only one")
     ] = None,
-    normalize: Annotated[bool, typer.Option("--normalize", help="every token to length 1")] = False,
+    normalize: Annotated[bool, typer.Option("--normalize", help="scale every token to length 1")] = False,
     max_tokens: Annotated[int | None, typer.Option(help="cut longer queries", min=1)] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Take precomputed token states of queries, found by qid or row number, for `train.text_encoder`."""
+    """Import precomputed token states of queries.
+
+    They are found by qid or row number, and used as the setting `train.text_encoder`.
+    """
     from vmr_ray.importing.token_states import import_text as run
 
-    with progress_bar("importing", None) as bar:
+    with progress_bar("importing") as bar:
         result = run(
             source,
             annotations,
@@ -183,20 +188,23 @@ def import_text(
             key=key,
             normalize=normalize,
             max_tokens=max_tokens,
-            progress=lambda done, todo: bar(done, "queries", todo),
+            progress=lambda done, total: bar(done, "queries", total),
         )
     if as_json:
         print_json(asdict(result) | {"out": to})
         return
-    out.print(
+    print_line(
         f"{result.queries} queries, {result.texts} different texts, states of {result.dim} dimensions; train "
-        f"with --set train.text_encoder={plain(result.encoder)}",
-        highlight=False,
-        soft_wrap=True,
+        f"with --set train.text_encoder={result.encoder}"
     )
 
 
 def _clip_seconds(text: str | None, fps: float | None) -> float | Literal["duration"]:
+    """The length of a clip from either option.
+
+    Raises:
+        VmrError: neither or both are given, or one is not a number above 0.
+    """
     if (text is None) == (fps is None):
         raise VmrError("the length of a clip is not clear: give either --clip-seconds or --fps")
     if fps is not None:
@@ -206,48 +214,6 @@ def _clip_seconds(text: str | None, fps: float | None) -> float | Literal["durat
     if text == "duration":
         return "duration"
     try:
-        return float(str(text))
+        return float(text or "")
     except ValueError:
         raise VmrError(f"--clip-seconds {text}: give seconds, for example 0.5, or duration") from None
-
-
-annotations_app = typer.Typer(no_args_is_help=True, help="Check annotation files.")
-app.add_typer(annotations_app, name="annotations")
-
-
-@annotations_app.callback()
-def _annotations() -> None:
-    """Check annotation files."""
-
-
-@annotations_app.command()
-def check(
-    file: Annotated[Path, typer.Argument(help="JSONL/CSV of your own, or a benchmark's file")],
-    features: Annotated[
-        str | None, typer.Option(help="feature store: tell which videos of the file are in it")
-    ] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Say which rows are usable and how to mend the others. The exit code is 1 if any was dropped."""
-    from vmr_ray.annotations.check import check_annotations
-    from vmr_ray.features import FeatureStore
-
-    result = check_annotations(file, FeatureStore.open(features).video_ids() if features else None)
-    if as_json:
-        print_json(asdict(result))
-    else:
-        out.print(
-            f"{file} ({result.format}): {result.rows} rows, {result.kept} usable, of which "
-            f"{sum(result.clipped.values())} were clipped; {sum(result.dropped.values())} dropped; "
-            f"{result.videos} videos",
-            highlight=False,
-            soft_wrap=True,
-        )
-        for action, colour in (("dropped", "bold red"), ("clipped", "yellow")):
-            rows = [f"{p.where}: {p.reason}" for p in result.problems if p.action == action]
-            listed(f"[{colour}]{action}[/]", rows)
-        if result.with_features is not None and result.without_features is not None:
-            out.print(f"{len(result.with_features)} of {result.videos} videos are in {features}")
-            listed("[yellow]without features[/]", result.without_features)
-    if not result.usable:
-        raise typer.Exit(1)

@@ -11,16 +11,15 @@ from vmr_ray.cli.common import (
     ConfigOption,
     JsonOption,
     SetOption,
-    app,
     as_overrides,
     err,
-    out,
     plain,
     print_json,
+    print_labelled,
+    print_line,
 )
 
 
-@app.command()
 def pipeline(
     videos: Annotated[
         list[str] | None, typer.Argument(help="files, directories, globs, manifests, URIs; as `vmr embed`")
@@ -29,7 +28,7 @@ def pipeline(
         str | None, typer.Option("--annotations", "-a", help="annotations to train on: a path or URI")
     ] = None,
     val: Annotated[
-        str | None, typer.Option(help="validation annotations; default: hold out some videos")
+        str | None, typer.Option(help="validation annotations; default: some videos are held out")
     ] = None,
     test: Annotated[
         str | None, typer.Option(help="annotations to evaluate on; default: no evaluation")
@@ -39,9 +38,10 @@ def pipeline(
     set_: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Embed, train, evaluate and index. Run it again: it goes on at the step that failed.
+    """Embed, train, evaluate and index.
 
-    The arguments may also stand in the section `pipeline` of the config file.
+    Run the same command again to resume at the step that failed. The arguments may also stand in the
+    section `pipeline` of the config file.
     """
     from vmr_ray.workflows.pipeline import load_plan, run_pipeline
 
@@ -50,12 +50,12 @@ def pipeline(
     outcome = run_pipeline(plan, lambda text: err.print(plain(text), highlight=False, soft_wrap=True))
     for name, step in outcome.steps.items():
         if not as_json:
-            out.print(f"{name}: {step.status}, {step.seconds:.0f} s", highlight=False)
+            print_line(f"{name}: {step.status}, {step.seconds:.0f} s")
         if step.error:
-            err.print(f"[bold red]error:[/] {name}: {plain(step.error)}", highlight=False, soft_wrap=True)
+            print_labelled("error:", f"{name}: {step.error}", "bold red")
     if as_json:
         print_json(asdict(outcome))
     elif outcome.index:
-        out.print(f'search: vmr search "a sentence" --index {outcome.index}', highlight=False, soft_wrap=True)
+        print_line(f'search: vmr search "a sentence" --index {outcome.index}')
     if outcome.exit_code:
         raise typer.Exit(outcome.exit_code)

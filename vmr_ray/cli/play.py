@@ -1,4 +1,4 @@
-"""A found moment as a file or in a player."""
+"""Cut a moment out of its video, or open it in a player."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ from pathlib import Path
 from vmr_ray.cli.common import has_display
 from vmr_ray.errors import VmrError
 
-PLAYERS = ("mpv", "vlc", "ffplay")  # they can begin and end within a file
+PLAYERS = ("mpv", "vlc", "ffplay")  # they can play a part of a file
 
 
 def cut(video_id: str, uri: str, start: float, end: float, to: Path) -> None:
     """Cut `[start, end)` seconds of the video at `uri` into the MP4 file `to`.
 
     Raises:
-        VmrError: the video is gone or unreadable, or `to` has no folder.
+        VmrError: the video is missing or unreadable, or the folder of `to` does not exist.
     """
     from vmr_ray.schema import Video
     from vmr_ray.video import clips
     from vmr_ray.video.local_copies import LocalCopies
 
     if not to.absolute().parent.is_dir():
-        raise VmrError(f"--clip {to}: there is no folder {to.absolute().parent}: make it first")
+        raise VmrError(f"--clip {to}: there is no folder {to.absolute().parent}, make it first")
     with LocalCopies(1).local(Video(video_id, uri)) as path:
         if not Path(path).is_file():
-            raise VmrError(f"the video {uri} has been moved or deleted: index it where it is now")
+            raise VmrError(_moved(uri))
         clips.clip(path, start, end, to)
 
 
 def play(video_id: str, uri: str, start: float, end: float) -> None:
-    """Open the moment in mpv, VLC or ffplay, else cut out in whatever this desktop plays MP4 with.
+    """Open the moment in mpv, VLC or ffplay. Without them, cut it out and let the desktop open the file.
 
     Raises:
-        VmrError: nothing here can play it.
+        VmrError: nothing here can play it, or the player failed.
     """
     player = next((name for name in PLAYERS if shutil.which(name)), None)
     if player is not None and "://" not in uri and not Path(uri).is_file():
-        raise VmrError(f"the video {uri} has been moved or deleted: index it where it is now")
+        raise VmrError(_moved(uri))
     if player is not None and "://" not in uri:
         command = {
             "mpv": ["mpv", f"--start={start:.3f}", f"--end={end:.3f}", "--", uri],
@@ -61,3 +61,7 @@ def play(video_id: str, uri: str, start: float, end: float) -> None:
     if done.returncode:
         reason = done.stderr.strip().rpartition("\n")[2] or f"exit code {done.returncode}"
         raise VmrError(f"{command[0]} could not play the moment ({reason}): write it with --clip FILE.mp4")
+
+
+def _moved(uri: str) -> str:
+    return f"the video {uri} has been moved or deleted: index it where it is now"

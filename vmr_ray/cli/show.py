@@ -1,4 +1,4 @@
-"""Tables, time codes and timelines for a terminal."""
+"""Moments, durations and timelines for a terminal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def moments_table(result: SearchResult, width: int, styled: bool = True) -> Table:
     """The moments of a search for a terminal of `width` columns, each with its place in its video.
 
-    Without `styled` (piped) there is no frame, no colour and no timeline: one line a moment, in columns.
+    Without `styled`, for output into a pipe: no frame, colour or timeline, and one line for each moment.
     """
     table = Table() if styled else Table(box=None, pad_edge=False)
     for name in ("", "video", "start", "end", "score"):
@@ -26,14 +26,15 @@ def moments_table(result: SearchResult, width: int, styled: bool = True) -> Tabl
             overflow="fold",
             no_wrap=name != "video" or not styled,
         )
-    bar = max(0, min(40, width - 60)) if styled else 0
+    bar = min(40, width - 60) if styled else 0  # characters of a timeline
     if bar >= 10:
         table.add_column("place in the video", no_wrap=True)
-    for rank, m in enumerate(result.moments, start=1):
-        row = [str(rank), plain(m.video_id), timecode(m.start), timecode(m.end), f"{m.score:.2f}"]
+    for rank, moment in enumerate(result.moments, start=1):
+        start, end = timecode(moment.start), timecode(moment.end)
+        row = [str(rank), plain(moment.video_id), start, end, f"{moment.score:.2f}"]
         if bar >= 10:
-            length = result.durations.get(m.video_id, m.end)
-            line = timeline(m.start, m.end, length, bar)
+            length = result.durations.get(moment.video_id, moment.end)
+            line = timeline(moment.start, moment.end, length, bar)
             first, last = line.index("━"), line.rindex("━") + 1
             row.append(
                 f"[dim]{line[:first]}[/][bold green]{line[first:last]}[/][dim]{line[last:]}[/] "
@@ -44,7 +45,7 @@ def moments_table(result: SearchResult, width: int, styled: bool = True) -> Tabl
 
 
 def duration(seconds: float) -> str:
-    """8040 -> 2 h 14 min"""
+    """A duration for people: 8040 -> 2 h 14 min."""
     minutes = round(seconds / 60)
     if seconds < 90:
         return f"{seconds:.0f} s"
@@ -52,7 +53,7 @@ def duration(seconds: float) -> str:
 
 
 def timeline(start: float, end: float, duration: float, width: int) -> str:
-    """Where `[start, end)` lies in a video of `duration` seconds, in `width` characters: ──━━━────"""
+    """Where `[start, end)` lies in a video of `duration` seconds, in `width` characters: ──━━━────."""
     duration = max(duration, end, 1e-9)
     first = min(int(start / duration * width), width - 1)
     last = max(first + 1, min(round(end / duration * width), width))

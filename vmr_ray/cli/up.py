@@ -8,20 +8,19 @@ from typing import Annotated
 
 import typer
 
-from vmr_ray.cli.common import app, err, has_display, out, plain, progress_bar, show_quarantined, waiting
+from vmr_ray.cli.common import err, has_display, out, plain, progress_bar, show_quarantined, waiting
 from vmr_ray.cli.show import moments_table
 from vmr_ray.errors import VmrError
 
 DEMO = Path("demo", "run", "best")
 
 
-@app.command()
 def up(
     videos: Annotated[Path, typer.Argument(help="folder of videos, subfolders included")],
     checkpoint: Annotated[str | None, typer.Option(help="your own model, such as run/best")] = None,
     encoder: Annotated[
         str | None,
-        typer.Option(help="hf:<name or path> of a CLIP/SigLIP-style model: similarity alone, untrained"),
+        typer.Option(help="hf:NAME or hf:PATH of a CLIP/SigLIP-style model: similarity alone, untrained"),
     ] = None,
     directory: Annotated[
         Path | None,

@@ -1,1 +1,1 @@
-"""A small generated world for the first run: textured objects that act, and sentences about them."""
+"""`vmr demo`: every step on a small generated world of textured objects, and sentences about what they do."""

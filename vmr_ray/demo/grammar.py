@@ -1,4 +1,4 @@
-"""The words of the generated world, the sentences made of them, and what training never sees."""
+"""The words of the generated world, its sentences, and the combinations that training never sees."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ KINDS = {
     "flower": ("flower", "blossom"),
     "arrow": ("arrow",),
 }
-# Red, green, blue of the thing, and of the pattern on it.
+# The RGB colours of the thing and of the pattern on it.
 COLOURS = {
     "red": ((214, 30, 36), (248, 172, 174)),
     "yellow": ((246, 208, 20), (255, 244, 180)),
@@ -23,14 +23,14 @@ COLOURS = {
     "pink": ((255, 105, 180), (255, 205, 230)),
     "white": ((245, 245, 245), (175, 175, 175)),
 }
-# Adjective, and what follows "with".
+# The adjective, and the noun that follows "with".
 TEXTURES = {
     "plain": ("plain", "no pattern"),
     "stripes": ("striped", "stripes"),
     "dots": ("dotted", "dots"),
     "checks": ("checked", "checks"),
 }
-# Third person (for two things: plural), and the -ing form.
+# The third person (plural for "swap", which takes two things), and the -ing form.
 ACTIONS = {
     "enter": (
         ("enters the scene", "entering the scene"),
@@ -79,7 +79,7 @@ ACTIONS = {
 
 @dataclass(frozen=True)
 class Thing:
-    """One object: keys of KINDS, COLOURS and TEXTURES."""
+    """One object, by its keys in KINDS, COLOURS and TEXTURES."""
 
     kind: str
     colour: str
@@ -97,17 +97,17 @@ class Event:
 
 
 def held_out(kind: str, colour: str, action: str) -> bool:
-    """Whether the triple belongs to the test videos alone.
+    """Whether only the test videos show this triple.
 
-    A quarter of the triples, laid out like a Latin square: training sees every kind, colour and
-    action, and every pair of them, but none of these triples.
+    That is so for a quarter of the triples, chosen like the cells of a Latin square. Training sees every
+    kind, colour and action, and every pair of them, but none of these triples.
     """
     place = list(KINDS).index(kind) + list(COLOURS).index(colour) + list(ACTIONS).index(action)
     return place % 4 == 0
 
 
 def queries(event: Event, rng: np.random.Generator) -> list[str]:
-    """Two to four different sentences that say the same of `event`; each names kind, colour and action."""
+    """Two to four different sentences that describe `event`; each names kind, colour and action."""
     forms = ACTIONS[event.action]
     count = int(rng.integers(2, 5))
     return [_sentence(event.actors, *forms[i], rng) for i in rng.permutation(len(forms))[:count]]

@@ -1,4 +1,4 @@
-"""`vmr demo`: the whole way, from nothing to an answer over HTTP, with the parts everybody uses."""
+"""Every step from nothing to an answer over HTTP, with the functions behind the verbs of `vmr`."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ from vmr_ray.config import Config, DecodeConfig, EmbedConfig, ModelConfig, Train
 from vmr_ray.demo.world import render_world
 from vmr_ray.embedding.embed import embed
 from vmr_ray.evaluation.evaluate import evaluate
+from vmr_ray.evaluation.metrics import iou
+from vmr_ray.evaluation.tables import metrics_table
 from vmr_ray.search.build import build_index
 from vmr_ray.training.train import train
 
-# Small, and half a CPU a process: two train at once on two cores, and Ray Data still finds room. Half the
-# usual batch: in so short a training the number of steps decides.
+# A small network, and half a CPU for each process, so that two train at once on two cores and Ray Data still
+# has room. Half the usual batch, because more steps matter most in so short a training.
 CONFIG = Config(
     embed=EmbedConfig(decode=DecodeConfig(sampling="fps=2")),
     model=ModelConfig(dim=128, heads=4, dropout=0.1),
@@ -42,24 +44,23 @@ QUESTIONS = 5
 
 
 def run(directory: Path, stay: bool = True, port: int = 8000) -> None:
-    """Render, embed, train, evaluate, index, serve, ask; with `stay`, go on serving until Ctrl-C.
+    """Render, embed, train, evaluate, index, serve and ask; with `stay`, serve until Ctrl-C.
 
-    A second run in the same directory takes up what is there.
+    A second run in the same directory uses what is finished there.
 
     Raises:
         VmrError: the port is taken.
     """
-    from vmr_ray.evaluation.tables import metrics_table
     from vmr_ray.serve.local import check_port, serve_until_interrupt, start, stop
 
     out = Console()
-    check_port("127.0.0.1", port)  # before the work, not after it
+    check_port("127.0.0.1", port)  # now, and not after minutes of work
     with _step(out, "1 render a small world (H.264)") as update:
         world = render_world(
             directory / "world",
             train_videos=96,
             test_videos=20,
-            progress=lambda done, total: update(done, total),
+            progress=update,
         )
     with _step(out, "2 embed the frames (Ray Data)") as update:
         embedded = embed(
@@ -80,7 +81,7 @@ def run(directory: Path, stay: bool = True, port: int = 8000) -> None:
         measured = evaluate(directory / "features", world.test, trained.best, directory / "report")
     with _step(out, "5 index every video (LanceDB)") as update:
         if (directory / "index").exists():
-            shutil.rmtree(directory / "index")  # the index of an earlier demo's checkpoint
+            shutil.rmtree(directory / "index")  # it may be of the checkpoint of an earlier run
         indexed = build_index(directory / "features", trained.best, directory / "index", progress=update)
     with _step(out, "6 serve (Ray Serve)"):
         url = start(directory / "index", port=port)
@@ -106,27 +107,25 @@ def run(directory: Path, stay: bool = True, port: int = 8000) -> None:
 
 
 def _ask(url: str, test: Path) -> Table:
-    """Ask the running service about test videos, over HTTP, and show its answers beside the truth."""
+    """Ask the service about test videos, over HTTP; a table of its answers next to the truth."""
     rows = [json.loads(line) for line in test.read_text().splitlines()]
-    asked = rows[:: max(1, len(rows) // QUESTIONS)][:QUESTIONS]
+    questions = rows[:: max(1, len(rows) // QUESTIONS)][:QUESTIONS]
     table = Table(title=f"POST {url}v1/search")
     for name in ("query", "asked of", "best answer", "truth", "IoU", "true moment at rank"):
         table.add_column(name, justify="right" if name in ("IoU", "true moment at rank") else "left")
     with httpx.Client(base_url=url, timeout=30) as client:
-        for row in asked:
+        for row in questions:
             for scope in ([row["video"]], None):
-                body: dict[str, Any] = {"query": row["query"], "top_k": 10} | (
-                    {"video_ids": scope} if scope else {}
-                )
+                body: dict[str, Any] = {"query": row["query"], "top_k": 10, "video_ids": scope}
                 response = client.post("v1/search", json=body)
                 response.raise_for_status()
-                found = response.json()["results"]
-                ious = [_iou(moment, row) for moment in found]
+                moments = response.json()["results"]
+                ious = [_iou(moment, row) for moment in moments]
                 rank = next((i for i, iou in enumerate(ious, 1) if iou >= 0.5), None)
                 table.add_row(
                     row["query"] if scope else "",
                     row["video"] if scope else "all videos",
-                    f"{found[0]['video_id']} {found[0]['start']:.1f}-{found[0]['end']:.1f} s",
+                    f"{moments[0]['video_id']} {moments[0]['start']:.1f}-{moments[0]['end']:.1f} s",
                     f"{row['video']} {row['start']:.1f}-{row['end']:.1f} s",
                     f"{ious[0]:.2f}",
                     str(rank or "after 10"),
@@ -135,9 +134,7 @@ def _ask(url: str, test: Path) -> Table:
 
 
 def _iou(moment: dict[str, Any], truth: dict[str, Any]) -> float:
-    """0 for a moment of another video."""
-    from vmr_ray.evaluation.metrics import iou
-
+    """The IoU with the true moment; 0 for a moment of another video."""
     if moment["video_id"] != truth["video"]:
         return 0.0
     return float(iou([(moment["start"], moment["end"])], [(truth["start"], truth["end"])])[0, 0])
@@ -145,6 +142,7 @@ def _iou(moment: dict[str, Any], truth: dict[str, Any]) -> float:
 
 @contextmanager
 def _step(out: Console, name: str) -> Iterator[Any]:
+    """A line for one step, with a bar; yields `update(done, total)`."""
     columns = (SpinnerColumn(), TextColumn("{task.description:36}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=out) as progress:
         task = progress.add_task(name, total=None)

@@ -1,8 +1,8 @@
 """Render the generated world: H.264 videos of acting objects, and the sentences that describe them.
 
-A video is a row of scenes, each with its own background. In a scene one object acts, one event after
-another, perhaps beside a second object that takes part in swaps only. The test queries are about triples
-(kind, colour, action) that no training video shows: see `grammar.held_out`.
+A video is a sequence of scenes, each with its own background. In a scene one object acts, one event after
+another. There may be a second object, which only takes part in swaps. The test queries are about triples
+(kind, colour, action) that no training video shows, see `grammar.held_out`.
 """
 
 from __future__ import annotations
@@ -20,18 +20,20 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from vmr_ray.demo.grammar import ACTIONS, COLOURS, KINDS, TEXTURES, Event, Thing, held_out, queries
 from vmr_ray.errors import VmrError
+from vmr_ray.storage import write_bytes
 
 VIDEO_SECONDS = (20.0, 25.0)
 EVENT_SECONDS = (2.5, 4.0)
 REST_SECONDS = (0.4, 1.2)
-# Long rests at both ends: without them the first and the last event are always where one expects them.
+# Rests of random length at both ends, because otherwise the first and last event would be at the same time in
+# every video.
 MARGIN_SECONDS = (0.0, 3.5)
 SPLITS = ("train", "test")
 
 
 @dataclass(frozen=True)
 class World:
-    """Where a rendered world lies."""
+    """The paths of a rendered world."""
 
     root: Path
     train: Path
@@ -75,7 +77,7 @@ def render_world(
     """Write `videos/*.mp4`, `train.jsonl`, `test.jsonl` and, last, `world.json` under `out`.
 
     A line of the annotation files is one query: `{"video", "duration", "query", "start", "end"}`, times
-    in seconds. The same arguments give the same files; files that are there already are kept.
+    in seconds. The same arguments give the same files; a world that is finished is not rendered again.
     `progress(done, total)` is called after each video.
 
     Raises:
@@ -106,7 +108,7 @@ def render_world(
         for stale in world.videos.glob(f"{split}_[0-9][0-9][0-9][0-9]*.mp4"):
             if stale.name not in every:
                 stale.unlink()
-    # Threads suffice: Pillow and libx264 let go of the interpreter lock while they work.
+    # Threads are enough, because Pillow and libx264 release the interpreter lock while they work.
     pool = ThreadPoolExecutor(jobs)
     try:
         rendered = [
@@ -117,13 +119,13 @@ def render_world(
             if progress:
                 progress(done, len(rendered))
     finally:
-        # After a failure or an interrupt nothing more is started.
+        # After a failure or an interrupt no further video is started.
         pool.shutdown(cancel_futures=True)
     for split, path in zip(SPLITS, (world.train, world.test), strict=True):
         rng = np.random.default_rng([seed, SPLITS.index(split)])
         rows = (row for name, plan in plans[split].items() for row in _rows(name, plan, split == "test", rng))
-        _write(path, "".join(json.dumps(row) + "\n" for row in rows))
-    _write(done_file, arguments)
+        write_bytes(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
+    write_bytes(done_file, arguments.encode())
     return world
 
 
@@ -143,12 +145,13 @@ def plan_video(split: str, index: int, seed: int, fps: int) -> list[Scene]:
 
 
 def _plan_scene(before: list[Scene], test: bool, rng: np.random.Generator, fps: int) -> Scene:
+    """The scene that follows those `before`."""
     taken = [thing for scene in before for thing in scene.things]
     actor = _draw_thing(taken, rng)
     unseen = [action for action in ACTIONS if held_out(actor.kind, actor.colour, action)]
     actions = [str(a) for a in rng.permutation([a for a in ACTIONS if a not in unseen])]
     if test:
-        # What training never saw, and around it what it did see.
+        # First actions that training never shows with this actor, then others.
         actions = [*(str(a) for a in rng.permutation(unseen)), *actions]
     actions = actions[: rng.integers(1, 4)]
     actions.sort(key=lambda action: {"enter": -1, "leave": 1}.get(action, 0))
@@ -165,12 +168,14 @@ def _plan_scene(before: list[Scene], test: bool, rng: np.random.Generator, fps: 
     for action in actions:
         clock += _seconds(REST_SECONDS, rng, fps)
         end = clock + _seconds(EVENT_SECONDS, rng, fps)
-        events.append(Event(action, tuple(things[: 1 + (action == "swap")]), _on(clock, fps), _on(end, fps)))
+        events.append(
+            Event(action, tuple(things[: 1 + (action == "swap")]), _on_frame(clock, fps), _on_frame(end, fps))
+        )
         clock = end
     clock += _seconds(REST_SECONDS, rng, fps)
     return Scene(
         start,
-        _on(clock, fps),
+        _on_frame(clock, fps),
         tuple(things),
         tuple(events),
         bool(rng.random() < 0.5),
@@ -179,29 +184,31 @@ def _plan_scene(before: list[Scene], test: bool, rng: np.random.Generator, fps: 
 
 
 def _draw_thing(taken: list[Thing], rng: np.random.Generator) -> Thing:
-    """A thing whose (kind, colour) is new to the video; half of the time it shares one with the last."""
+    """A thing whose (kind, colour) is new to the video. Half of them share kind or colour with the last."""
     while True:
         kind, colour, texture = (str(rng.choice(list(words))) for words in (KINDS, COLOURS, TEXTURES))
         if taken and rng.random() < 0.5:
             kind, colour = (taken[-1].kind, colour) if rng.random() < 0.5 else (kind, taken[-1].colour)
-        # A plain round thing would spin unseen.
+        # Nobody could see a plain round thing spin.
         unseen_spin = texture == "plain" and kind in ("ball", "ring")
         if not unseen_spin and all((kind, colour) != (t.kind, t.colour) for t in taken):
             return Thing(kind, colour, texture)
 
 
 def _seconds(bounds: tuple[float, float], rng: np.random.Generator, fps: int) -> float:
-    return _on(float(rng.uniform(*bounds)), fps)
+    """A random duration, of whole frames."""
+    return _on_frame(float(rng.uniform(*bounds)), fps)
 
 
-def _on(seconds: float, fps: int) -> float:
-    """The nearest frame's time."""
+def _on_frame(seconds: float, fps: int) -> float:
+    """The time of the nearest frame."""
     return round(seconds * fps) / fps
 
 
 def _rows(
     name: str, scenes: list[Scene], test: bool, rng: np.random.Generator
 ) -> Iterator[dict[str, object]]:
+    """The annotations of one video: those of events that belong to its split."""
     for event in (event for scene in scenes for event in scene.events):
         if held_out(event.actors[0].kind, event.actors[0].colour, event.action) != test:
             continue
@@ -215,13 +222,8 @@ def _rows(
             }
 
 
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
-    partial.replace(path)
-
-
 def _render(path: Path, scenes: list[Scene], fps: int, size: int) -> None:
+    """Write the video as H.264; under its own name it is never half-written."""
     partial = path.with_name(f".{path.name}.partial")
     with av.open(str(partial), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=fps, options={"preset": "veryfast", "crf": "23"})
@@ -235,6 +237,7 @@ def _render(path: Path, scenes: list[Scene], fps: int, size: int) -> None:
 
 
 def _frames(scenes: list[Scene], fps: int, size: int) -> Iterator[Image.Image]:
+    """The pictures of a video in order."""
     for scene in scenes:
         rng = np.random.default_rng(scene.seed)
         background = _background(size, rng)
@@ -243,7 +246,7 @@ def _frames(scenes: list[Scene], fps: int, size: int) -> Iterator[Image.Image]:
         phase, slow = rng.uniform(0, 2 * math.pi), rng.uniform(0.3, 0.7)
         for frame in range(round(scene.start * fps), round(scene.end * fps)):
             seconds = frame / fps
-            # The camera drifts along an ellipse; what stands in the scene shifts with it.
+            # The camera drifts along an ellipse, and the things shift with the background.
             turn = phase + slow * (seconds - scene.start)
             dx, dy = margin * math.cos(turn), 0.5 * margin * math.sin(turn)
             left, top = round(margin + dx), round(margin + dy)
@@ -266,7 +269,7 @@ def _frames(scenes: list[Scene], fps: int, size: int) -> Iterator[Image.Image]:
 
 
 def pose_at(scene: Scene, index: int, seconds: float) -> Pose | None:
-    """Where and how large `scene.things[index]` is, or None while it is not in the scene."""
+    """The place and size of `scene.things[index]`, or None while it is not in the scene."""
     alone = len(scene.things) == 1
     small, large = (0.28, 0.64) if alone else (0.28, 0.48)
     actions = [event.action for event in scene.events]
@@ -308,7 +311,7 @@ def _grows_first(actions: list[str]) -> bool:
 
 
 def _background(size: int, rng: np.random.Generator) -> Image.Image:
-    """A muted RGB picture, 1/6 larger than the frame: plain, gradient, clouds, bars or tiles."""
+    """A muted RGB picture, 1/6 wider than the frame: plain, gradient, clouds, bars or tiles."""
     side = round(size * 7 / 6)
     light = rng.uniform(70, 200)
     base = light + rng.uniform(-8, 8, 3)
@@ -333,7 +336,7 @@ def _background(size: int, rng: np.random.Generator) -> Image.Image:
 
 
 def _sprite(thing: Thing, size: int) -> Image.Image:
-    """The thing as RGBA, upright; its extent is the whole square picture."""
+    """The thing as an RGBA picture, upright; it fills the whole square."""
     side = 2 * round(size * 0.6)
     mask, shade = _shape(thing.kind, side)
     colour, pattern = np.array(COLOURS[thing.colour], dtype=float)
@@ -356,7 +359,7 @@ def _sprite(thing: Thing, size: int) -> Image.Image:
 
 
 def _shape(kind: str, side: int) -> tuple[Image.Image, Image.Image]:
-    """The outline (255 inside) and the shading (200 leaves a colour as it is), both mode L."""
+    """The outline (255 inside) and the shading (200 keeps a colour as it is), both in mode L."""
     mask, shade = Image.new("L", (side, side), 0), Image.new("L", (side, side), 200)
     draw, light = ImageDraw.Draw(mask), ImageDraw.Draw(shade)
     half = side / 2

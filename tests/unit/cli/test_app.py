@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import numpy as np
 import pytest
 import typer
 
-from vmr_ray import cli
+from vmr_ray import __version__, cli
+from vmr_ray.cli import doctor
+from vmr_ray.cli.app import app
 from vmr_ray.cli.common import JsonOption, print_json
 from vmr_ray.features import FeatureStore
 from vmr_ray.schema import Chunk, StoreSpec, Video
@@ -27,8 +30,8 @@ def vmr(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
             code = 0
         except SystemExit as stop:
             code = stop.code or 0
-        said = capsys.readouterr()
-        return code, said.out, said.err
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
 
     return run
 
@@ -46,11 +49,11 @@ def store(tmp_path: Path) -> Path:
     return path
 
 
-def one_sentence(code: int, err: str, *told: str) -> None:
+def one_sentence(code: int, err: str, *parts: str) -> None:
     assert code == 2
     assert err.startswith("error: ") and err.count("\n") == 1, err
     assert "Traceback" not in err
-    for part in told:
+    for part in parts:
         assert part in err
 
 
@@ -60,6 +63,35 @@ def test_help_names_every_verb(vmr):
     for verb in ("embed", "train", "evaluate", "index", "search", "serve", "demo"):
         assert f"vmr {verb}" in out or f" {verb} " in out
         assert vmr(verb, "--help")[0] == 0
+
+
+def test_version(vmr):
+    assert vmr("--version") == (0, f"{__version__}\n", "")
+
+
+def test_help_lists_the_verbs_in_the_order_of_their_use(vmr, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys.modules["typer.rich_utils"], "MAX_WIDTH", 80)
+    _, out, _ = vmr("--help")
+    rows = [line.split()[1] for line in out.splitlines() if re.match(r"│ [a-z]", line)]
+    steps = ["embed", "train", "evaluate", "index", "search", "serve"]
+    groups = ["keys", "annotations", "features"]
+    assert rows == ["up", "demo", "doctor", *steps, "pipeline", "reproduce", *groups]
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_each_verb_has_a_module_of_its_name():
+    command = typer.main.get_command(app)
+    assert {name: verb.callback.__module__ for name, verb in command.commands.items() if verb.callback} == {
+        name: f"vmr_ray.cli.{name}" for name, verb in command.commands.items() if verb.callback
+    }
+    assert all((Path(cli.__file__).parent / f"{name}.py").is_file() for name in command.commands)
+
+
+def test_help_loses_no_words():
+    """Markdown drops what looks like an HTML tag: `hf:<name>` would be printed as `hf:`."""
+    options = [p for verb in typer.main.get_command(app).commands.values() for p in verb.params]
+    assert len(options) > 50
+    assert not [p.name for p in options if re.search(r"<\w", getattr(p, "help", None) or "")]
 
 
 def test_empty_directory(vmr, tmp_path: Path):
@@ -110,6 +142,18 @@ def test_run_directory_of_another_configuration(vmr, store: Path, tmp_path: Path
     one_sentence(code, err, "other inputs, model, train", "choose another --out")
 
 
+@pytest.mark.parametrize("content", ["", "{", "[]"])
+def test_damaged_run_file(vmr, store: Path, tmp_path: Path, content: str):
+    """A run.json that an earlier version left empty, because it was killed while writing."""
+    path, run = tmp_path / "mine.jsonl", tmp_path / "run"
+    row = {"query": "it waits", "start": 1.0, "end": 2.0}
+    path.write_text("\n".join(json.dumps(row | {"video": name}) for name in ("a.mp4", "b.mp4")))
+    run.mkdir()
+    (run / "run.json").write_text(content)
+    code, _, err = vmr("train", store, "-a", path, "-o", run)
+    one_sentence(code, err, f"{run}/run.json", "choose another --out, or delete it to start again")
+
+
 def test_no_feature_store(vmr, tmp_path: Path):
     code, _, err = vmr("train", tmp_path / "none", "-a", "x.jsonl", "-o", tmp_path / "run")
     one_sentence(code, err, "no feature store at", "vmr embed")
@@ -131,13 +175,6 @@ def test_unknown_encoder(vmr, store: Path, tmp_path: Path):
     one_sentence(code, err, "unknown frame encoder 'resnet'")
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(3.46, "0:03.5"), (83.4, "1:23.4"), (59.96, "1:00.0"), (3661, "1:01:01.0")]
-)
-def test_timecode(seconds: float, text: str):
-    assert cli.timecode(seconds) == text
-
-
 def test_up_without_a_model_names_the_ways(vmr, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "videos").mkdir()
@@ -150,13 +187,13 @@ def test_up_without_a_folder(vmr, tmp_path: Path):
     one_sentence(code, err, "there is no folder", "gone")
 
 
-def test_doctor_tells_an_index_that_is_missing(vmr, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(cli.doctor, "ray", cli.doctor.python)  # no Ray in unit tests
-    code, said, _ = vmr("doctor", "--json", "--index", tmp_path / "none")
-    found = {row["name"]: row for row in json.loads(said)}
+def test_doctor_finds_that_an_index_is_missing(vmr, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(doctor, "check_ray", doctor.check_python)  # no Ray in unit tests
+    code, out, _ = vmr("doctor", "--json", "--index", tmp_path / "none")
+    findings = {row["name"]: row for row in json.loads(out)}
     assert code == 1
-    assert not found["index"]["ok"] and found["index"]["mend"]
-    assert found["decoder"]["ok"] and found["text encoder"]["ok"] and found["frame encoder"]["ok"]
+    assert not findings["index"]["ok"] and findings["index"]["fix"]
+    assert findings["decoder"]["ok"] and findings["text encoder"]["ok"] and findings["frame encoder"]["ok"]
 
 
 def test_json_has_stdout_for_itself(capsys: pytest.CaptureFixture[str]):
@@ -164,11 +201,11 @@ def test_json_has_stdout_for_itself(capsys: pytest.CaptureFixture[str]):
 
     @other.command()
     def verb(as_json: JsonOption = False) -> None:
-        print("a library says something")
+        print("a library prints something")
         print_json({"found": 1})
 
     other(["--json"], standalone_mode=False)
     print("and after it")
-    said = capsys.readouterr()
-    assert said.out == '{"found": 1}\nand after it\n'
-    assert said.err == "a library says something\n"
+    printed = capsys.readouterr()
+    assert printed.out == '{"found": 1}\nand after it\n'
+    assert printed.err == "a library prints something\n"

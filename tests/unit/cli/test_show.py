@@ -1,4 +1,4 @@
-"""What people see of a search: timelines, tables, notebooks; clips and players."""
+"""What a search shows: timelines, tables, notebooks; clips and players."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from rich.console import Console
 
 from tests.videos import write_video
 from vmr_ray.cli.app import _verbose_first
-from vmr_ray.cli.find import filters
 from vmr_ray.cli.play import cut, play
+from vmr_ray.cli.search import filters
 from vmr_ray.cli.show import moments_table, timeline
 from vmr_ray.errors import VmrError
 from vmr_ray.schema import Moment
+from vmr_ray.search.result import timecode
 from vmr_ray.search.searcher import SearchResult
 
 HOSTILE = '<img src=x onerror="alert(1)">&.mp4'
@@ -31,8 +32,8 @@ FOUND = SearchResult(
         (0, 10, 10, "━━━━━━━━"),
         (5, 10, 10, "────━━━━"),
         (2.5, 5, 10, "──━━────"),
-        (9.99, 10, 10, "───────━"),  # short, but seen
-        (5, 20, 10, "──━━━━━━"),  # a duration that the container tells wrong
+        (9.99, 10, 10, "───────━"),  # short, but visible
+        (5, 20, 10, "──━━━━━━"),  # the container gives a wrong duration
         (0, 0, 0, "━───────"),
     ],
 )
@@ -43,21 +44,28 @@ def test_timeline(start: float, end: float, duration: float, bar: str):
 @pytest.mark.parametrize("width", [40, 80, 200])
 def test_the_table_keeps_to_the_terminal(width: int):
     console = Console(width=width, force_terminal=True, color_system=None)
-    with console.capture() as said:
+    with console.capture() as printed:
         console.print(moments_table(FOUND, width))
-    lines = said.get().splitlines()
+    lines = printed.get().splitlines()
     assert max(map(len, lines)) <= width
-    assert ("━" * 3 in said.get().replace("┏", "")) and "0:30.0" in said.get()
-    assert ("place in the video" in said.get()) == (width >= 80)
-    assert "[red]" in said.get()
+    assert ("━" * 3 in printed.get().replace("┏", "")) and "0:30.0" in printed.get()
+    assert ("place in the video" in printed.get()) == (width >= 80)
+    assert "[red]" in printed.get()
 
 
 def test_piped_there_are_columns_only():
     console = Console(width=120, color_system=None)
-    with console.capture() as said:
+    with console.capture() as printed:
         console.print(moments_table(FOUND, 120, styled=False))
-    assert len(said.get().splitlines()) == 3
-    assert not set("━─│┃") & set(said.get())
+    assert len(printed.get().splitlines()) == 3
+    assert not set("━─│┃") & set(printed.get())
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(3.46, "0:03.5"), (83.4, "1:23.4"), (59.96, "1:00.0"), (3661, "1:01:01.0")]
+)
+def test_timecode(seconds: float, text: str):
+    assert timecode(seconds) == text
 
 
 def test_html_escapes_and_places():
@@ -112,25 +120,26 @@ def test_a_clip_has_the_moment(video: Path, tmp_path: Path):
         assert float(container.duration or 0) / av.time_base == pytest.approx(0.5, abs=0.15)
 
 
-def test_a_moved_video_is_told(tmp_path: Path):
+def test_a_moved_video_is_named(tmp_path: Path):
     with pytest.raises(VmrError, match=r"gone\.mp4 has been moved or deleted"):
         cut("gone.mp4", str(tmp_path / "gone.mp4"), 0, 1, tmp_path / "clip.mp4")
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "options"),
     [("mpv", "--start=0.500 --end=1.000"), ("vlc", "--stop-time=1.000"), ("ffplay", "-ss 0.500 -t 0.500")],
 )
 def test_players_get_start_and_end(
-    name: str, told: str, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, options: str, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     tool = tmp_path / "bin" / name
     tool.parent.mkdir()
-    tool.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/told\n')
+    tool.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/options\n')
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tool.parent))
     play("v.mp4", str(video), 0.5, 1.0)
-    assert told in (tmp_path / "told").read_text() and str(video) in (tmp_path / "told").read_text()
+    called_with = (tmp_path / "options").read_text()
+    assert options in called_with and str(video) in called_with
 
 
 def test_nothing_to_play_with(video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

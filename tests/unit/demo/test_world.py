@@ -1,4 +1,4 @@
-"""The generated world: what is written is real video, truly described, and new to training."""
+"""The generated world: real videos, correct annotations, and test queries that training never saw."""
 
 from __future__ import annotations
 
@@ -95,11 +95,11 @@ def test_sentences_of_one_video_differ_between_events(world: World) -> None:
     for row in rows(world.train) + rows(world.test):
         spans.setdefault((row["video"], row["query"]), set()).add((row["start"], row["end"]))
     assert len(spans) > 20
-    assert all(len(found) == 1 for found in spans.values())
+    assert all(len(of_query) == 1 for of_query in spans.values())
 
 
-def test_no_test_triple_is_shown_or_told_in_training(world: World) -> None:
-    told = set().union(*(triples(row["query"]) for row in rows(world.train)))
+def test_no_test_triple_is_shown_or_named_in_training(world: World) -> None:
+    named = set().union(*(triples(row["query"]) for row in rows(world.train)))
     asked = set().union(*(triples(row["query"]) for row in rows(world.test)))
     shown = {
         (actor.kind, actor.colour, event.action)
@@ -108,7 +108,7 @@ def test_no_test_triple_is_shown_or_told_in_training(world: World) -> None:
         for event in scene.events
         for actor in event.actors
     }
-    assert told <= shown
+    assert named <= shown
     assert asked and not asked & shown
     # ... yet every pair of words has been shown together.
     for i, j, first, second in ((0, 1, KINDS, COLOURS), (0, 2, KINDS, ACTIONS), (1, 2, COLOURS, ACTIONS)):

@@ -1,4 +1,4 @@
-"""Every file that starts a cluster or a container, against the schema of whoever reads it."""
+"""Every file that starts a cluster or a container, against the schema of the program that reads it."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ TAG = re.compile(r"^[\w./-]+:\d+(\.\d+)+(-[\w.-]+)?$")
 
 
 def tracked(*patterns: str) -> list[str]:
-    """The repository's files, also those that are new and not ignored."""
+    """The files of the repository, also new ones that are not ignored."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *patterns]
-    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
-    return sorted(name for name in found if name and (ROOT / name).exists())
+    names = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
+    return sorted(name for name in names if name and (ROOT / name).exists())
 
 
 def read(name: str) -> Any:
@@ -55,18 +55,18 @@ def check_image(image: str) -> None:
 
 
 def check_cluster(config: Any) -> None:
-    """A config of `ray up`: Ray's schema, and what that leaves open."""
+    """A config of `ray up`: Ray's schema, and what it does not check."""
     jsonschema.validate(config, SCHEMA)
     kind = config["provider"]["type"]
     yamls.PROVIDERS[kind].model_validate(config["provider"])
-    # The jobs API is arbitrary code: only through SSH, and only with the token.
+    # The jobs API runs arbitrary code, so it must need SSH and the token.
     options = config["docker"]["run_options"]
     assert "-e RAY_AUTH_MODE=token" in options
     path = next(o.partition("RAY_AUTH_TOKEN_PATH=")[2] for o in options if "TOKEN_PATH" in o)
     assert config["file_mounts"][path] == "~/.ray/auth_token"
     start = " ".join(config["head_start_ray_commands"])
     assert "--dashboard-host=127.0.0.1" in start and "--autoscaling-config=" in start
-    # pip installs from what is mounted, and nothing else is.
+    # What pip needs to install the package is mounted, and nothing else.
     mounted = {local for remote, local in config["file_mounts"].items() if remote != path}
     assert all((ROOT / local).exists() for local in mounted)
     assert mounted == {"vmr_ray", "pyproject.toml", "constraints.txt", "README.md", "LICENSE"}
@@ -85,7 +85,7 @@ def check_cluster(config: Any) -> None:
             assert "SPOT" in json.dumps(node).upper()
     for image in images:
         check_image(image)
-    if kind == "local":  # has no node types: Ray sees the machines
+    if kind == "local":  # there are no node types: Ray asks the machines
         assert "--num-cpus=0" in start
     else:
         assert config["head_node_type"] in config["available_node_types"]
@@ -93,17 +93,17 @@ def check_cluster(config: Any) -> None:
 
 
 def check_instance(node: Any) -> None:
-    """`node_config` is what EC2's RunInstances takes, by botocore's own description of it."""
+    """`node_config` is what EC2's RunInstances takes, as botocore describes it."""
     shape = boto3.client("ec2", "us-west-2").meta.service_model.operation_model("RunInstances").input_shape
-    given = {**node, "MinCount": 1, "MaxCount": 1}
-    report = botocore.validate.ParamValidator().validate(given, shape)
+    request = {**node, "MinCount": 1, "MaxCount": 1}
+    report = botocore.validate.ParamValidator().validate(request, shape)
     assert not report.has_errors(), report.generate_report()
     assert node["MetadataOptions"] == {"HttpTokens": "required"}
     assert "IamInstanceProfile" in node and all(d["Ebs"]["Encrypted"] for d in node["BlockDeviceMappings"])
 
 
 def check_serve(config: Any) -> None:
-    """A config of `serve deploy`; Ray accepts unknown keys in silence."""
+    """A config of `serve deploy`, in which Ray silently accepts unknown keys."""
     parsed = ServeDeploySchema.model_validate(config).model_dump(warnings=False)
     assert yamls.unknown_keys(config, parsed) == []
     for application in config["applications"]:
@@ -111,13 +111,14 @@ def check_serve(config: Any) -> None:
         assert callable(getattr(import_module(module), name))
         validated(ServeArgs, application["args"], "args")
         for deployment in application["deployments"]:
-            # These the schema above takes as any mapping.
+            # For the schema above these are mappings with any keys.
             for key, model in (
                 ("autoscaling_config", AutoscalingConfig),
                 ("ray_actor_options", RayActorOptionsSchema),
             ):
-                given = deployment.get(key, {})
-                assert yamls.unknown_keys(given, model.model_validate(given).model_dump(warnings=False)) == []
+                options = deployment.get(key, {})
+                parsed_options = model.model_validate(options).model_dump(warnings=False)
+                assert yamls.unknown_keys(options, parsed_options) == []
 
 
 def check_recipe(config: Any) -> None:
@@ -142,7 +143,7 @@ def check_ray_service(config: Any) -> None:
     check_pods(spec.rayClusterConfig)
     serve = yamls.load(spec.serveConfigV2)
     check_serve(serve)
-    # One truth: the cluster's config, but for where its keys come from.
+    # It is a copy of the cluster's config, except that the API keys come from a secret.
     wanted = copy.deepcopy(read("serve_configs/cluster.yaml"))
     del wanted["applications"][0]["args"]["key_file"]
     assert serve == wanted
@@ -160,7 +161,7 @@ def check_pods(spec: yamls.ClusterSpec) -> None:
         assert container.securityContext is not None
 
 
-# Whose file it is decides who checks it; a file of no kind fails.
+# Which check a file gets; a file that matches no pattern, or two, fails.
 KINDS: dict[str, Callable[[Any], None]] = {
     r"(deploy/(gcp|onprem)/)?cluster\.yaml": check_cluster,
     r"deploy/kuberay/raycluster\.yaml": check_ray_cluster,
@@ -224,7 +225,7 @@ def test_a_slip_is_found(name: str, was: str, becomes: str):
         check_of(name)(yamls.load(text.replace(was, becomes)))
 
 
-def test_a_key_that_stands_twice_is_found():
+def test_a_duplicate_key_is_found():
     with pytest.raises(yaml.YAMLError, match="twice in one mapping: a"):
         yamls.load("a: 1\nb: 2\na: 3\n")
     assert yamls.load("x: &x {a: 1}\ny: {<<: *x, a: 2}") == {"x": {"a": 1}, "y": {"a": 2}}
@@ -242,8 +243,8 @@ def instructions(text: str) -> list[tuple[str, str]]:
 
 
 def complaints(text: str) -> list[str]:
-    """What hadolint would say of the base, apt, users, ADD and COPY; and a missing health check."""
-    found, arguments, user = [], {}, "root"
+    """The mistakes that hadolint reports of base, apt, users, ADD and COPY; and a missing health check."""
+    mistakes, arguments, user = [], {}, "root"
     steps = instructions(text)
     for word, rest in steps:
         if word == "ARG":
@@ -252,29 +253,29 @@ def complaints(text: str) -> list[str]:
         elif word == "FROM":
             image = re.sub(r"\$\{(\w+)\}", lambda m: arguments.get(m[1], ""), rest.split(" ")[0])
             if not TAG.match(image):
-                found.append(f"FROM {image} is not pinned")
+                mistakes.append(f"FROM {image} is not pinned")
         elif word == "ADD":
-            found.append("COPY, not ADD")
+            mistakes.append("COPY, not ADD")
         elif word == "COPY" and "--from" not in rest:
             *sources, _ = [part for part in rest.split() if not part.startswith("--")]
-            found += [f"{source} does not exist" for source in sources if not (ROOT / source).exists()]
+            mistakes += [f"{source} does not exist" for source in sources if not (ROOT / source).exists()]
         elif word == "USER":
             user = rest
         elif word == "RUN" and "apt-get install" in rest:
             if "--no-install-recommends" not in rest or "rm -rf /var/lib/apt/lists/*" not in rest:
-                found.append("apt-get install needs --no-install-recommends and a removal of its lists")
+                mistakes.append("apt-get install needs --no-install-recommends and a removal of its lists")
         elif word == "RUN" and "pip install" in rest and "--no-cache-dir" not in rest:
-            found.append("pip install needs --no-cache-dir")
+            mistakes.append("pip install needs --no-cache-dir")
         elif word == "RUN" and "sudo" in rest:
-            found.append("no sudo")
+            mistakes.append("no sudo")
     if user in ("root", "0"):
-        found.append("it runs as root")
+        mistakes.append("it runs as root")
     pip = [rest for word, rest in steps if word == "RUN" and "pip install" in rest]
     if not all("-c constraints.txt" in rest or "--no-deps" in rest for rest in pip):
-        found.append("dependencies without constraints.txt")
+        mistakes.append("dependencies without constraints.txt")
     if "HEALTHCHECK" not in dict(steps):
-        found.append("no HEALTHCHECK")
-    return found
+        mistakes.append("no HEALTHCHECK")
+    return mistakes
 
 
 @pytest.mark.parametrize("name", tracked("*Dockerfile*"))
@@ -300,11 +301,11 @@ def test_dockerfiles(name: str):
 def test_a_slip_in_the_dockerfile_is_found(was: str, becomes: str, complaint: str):
     text = (ROOT / "deploy" / "Dockerfile").read_text()
     assert was in text
-    assert any(complaint in found for found in complaints(text.replace(was, becomes)))
+    assert any(complaint in mistake for mistake in complaints(text.replace(was, becomes)))
 
 
 def test_the_builder_gets_what_is_copied():
-    """.dockerignore lets exactly that pass."""
+    """.dockerignore lets exactly this pass."""
     allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line[:1] == "!"}
     copied = set()
     for word, rest in instructions((ROOT / "deploy" / "Dockerfile").read_text()):
@@ -317,15 +318,21 @@ def test_the_builder_gets_what_is_copied():
 
 
 def test_jobs_take_the_project_along_and_nothing_else(tmp_path: Path):
-    """Ray's own packing of a copy of the repository in which somebody has worked."""
+    """Ray packs a copy of the repository in which someone has worked."""
     project = tmp_path / "project"
     for name in tracked():
         (project / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, project / name)
-    left = [".git/HEAD", ".venv/bin/python", "demo/index/x.lance", "features/x", "run/best/model.safetensors"]
-    left += ["build/lib/x.py", "bench-media/x.mp4", "videos/x.MP4", "x.mkv", "vmr_ray/__pycache__/x.pyc"]
-    left += [".hypothesis/x", "report/x.png", "index/x", "run-2/x"]
-    for name in left:
+    untracked = [
+        ".git/HEAD",
+        ".venv/bin/python",
+        "demo/index/x.lance",
+        "features/x",
+        "run/best/model.safetensors",
+    ]
+    untracked += ["build/lib/x.py", "bench-media/x.mp4", "videos/x.MP4", "x.mkv", "vmr_ray/__pycache__/x.pyc"]
+    untracked += [".hypothesis/x", "report/x.png", "index/x", "run-2/x"]
+    for name in untracked:
         (project / name).parent.mkdir(parents=True, exist_ok=True)
         (project / name).write_bytes(b"x" * 1000)
     package = tmp_path / "package.zip"

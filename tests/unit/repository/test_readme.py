@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 import typer
 
-import vmr_ray.cli.app  # noqa: F401  (adds the verbs)
-from vmr_ray.cli.common import app
+from vmr_ray.cli.app import app
 
 ROOT = Path(__file__).parents[3]
 FILES = ["README.md", "CONTRIBUTING.md", "docs/cli.md", "docs/tutorial.md", "docs/features.md"]
