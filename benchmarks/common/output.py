@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,9 @@ out = Console(width=WIDTH, highlight=False)
 
 def run_command(main: Callable[..., None]) -> None:
     """The command line of a benchmark. A VmrError is one sentence on stderr and exit code 2."""
+    # Read when the libraries load: of their notices only what ends the run is printed.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    os.environ.setdefault("LANCE_LOG", "error")
     try:
         typer.run(main)
     except VmrError as error:
