@@ -22,7 +22,7 @@ class Cluster:
 
     address: str
     dashboard: str
-    env: dict[str, str]  # of whoever uses it
+    env: dict[str, str]  # of processes that use it
     workers: list[Node] = field(default_factory=list)
     _stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
@@ -55,7 +55,7 @@ def cluster(env: Mapping[str, str]) -> Iterator[Cluster]:
     """A head with the jobs API, without workers. Nobody else's `ray.init()` finds it.
 
     Args:
-        env: of all nodes and of whoever uses them, over this process's own.
+        env: of all nodes and of the processes that use them, over this process's own.
     """
     port, dashboard = free_port(), free_port()
     options = [IP, "--head", f"--port={port}", "--num-cpus=0", f"--dashboard-port={dashboard}"]

@@ -35,7 +35,7 @@ def service(index: Path, port: int, **settings: Any) -> Iterator[str]:
 
 @dataclass
 class Load:
-    """What came back: statuses (0: no answer), milliseconds of the 200s and of the refusals."""
+    """What clients got: statuses (0: no answer), milliseconds of the answers and of the refusals."""
 
     seconds: float = 0.0
     statuses: Counter[int] = field(default_factory=Counter)
@@ -86,7 +86,7 @@ async def search(session: aiohttp.ClientSession, body: Body, load: Load) -> None
 async def closed_loop(
     url: str, bodies: Sequence[Body], clients: int, seconds: float, stop: threading.Event | None = None
 ) -> Load:
-    """Every client asks again as soon as it is answered (or, refused, after a moment)."""
+    """Every client searches again as soon as it is answered; after a refusal it waits a moment."""
     load, began = Load(), time.monotonic()
     async with connect(url, clients) as session:
 

@@ -25,8 +25,10 @@ RANKER = "ServeReplica:vmr:Ranker"  # in the command line of the replicas of whi
 
 
 def overload(url: str, bodies: Sequence[Body], rate: float, seconds: float) -> Figures:
-    """Too much for a while; then how long until a single client is answered as fast as before, which is the
-    baseline."""
+    """Send `rate` requests a second, then wait until a single client is answered as fast as before.
+
+    Its time before the overload is the baseline.
+    """
     before = asyncio.run(_alone(url, bodies, 20))
     sizes: list[float] = []
     with repeatedly(lambda: sizes.append(sum(map(megabytes, descendants(os.getpid())))), 1):
