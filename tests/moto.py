@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from pyarrow import fs
 
-from tests.nodes import free_port
+from benchmarks.common.processes import free_port
 
 
 @contextlib.contextmanager

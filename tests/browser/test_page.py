@@ -14,7 +14,7 @@ import pytest
 import uvicorn
 from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
-from tests.nodes import free_port
+from benchmarks.common.processes import free_port
 
 QUERY = "the red ball spins"
 expect.set_options(timeout=30_000)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.nodes import descendants, kill_tree
+from benchmarks.common.processes import descendants, kill_tree
 from vmr_ray.config import EmbedConfig
 from vmr_ray.embedding.embed import embed
 from vmr_ray.features import FeatureStore

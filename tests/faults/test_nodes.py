@@ -24,9 +24,11 @@ import pytest
 import yaml
 from pyarrow import fs
 
+from benchmarks.common.nodes import Node
+from benchmarks.common.processes import descendants, free_port
 from tests import moto
 from tests import nodes as several
-from tests.nodes import ROOT, Cluster, Node, descendants, free_port, titles
+from tests.nodes import ROOT, Cluster, titles
 from vmr_ray.config import Config, ModelConfig, TrainConfig
 from vmr_ray.features import FeatureStore
 from vmr_ray.model.checkpoint import load_network

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.nodes import descendants, free_port
+from benchmarks.common.processes import descendants, free_port
 
 BODY = {"query": "the red ball spins", "top_k": 3}
 

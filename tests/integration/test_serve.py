@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 
-from tests.nodes import free_port
+from benchmarks.common.processes import free_port
 from vmr_ray.features import FeatureStore
 from vmr_ray.schema import Moment
 
