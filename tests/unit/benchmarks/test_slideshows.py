@@ -21,7 +21,7 @@ from benchmarks import slideshows
 from benchmarks.slides.kinds import KINDS, SHOTS
 from benchmarks.slides.photos import read_photos
 from benchmarks.slides.screen import strip, strip_border
-from vmr_ray.annotations import read_strict
+from vmr_ray.annotations import load_annotations
 from vmr_ray.errors import VmrError
 
 # Far from each other in RGB, so that the nearest one to a decoded pixel is certain.
@@ -135,7 +135,7 @@ def test_a_hard_cut_lies_exactly_where_the_next_moment_begins(photos: Path, tmp_
 
 def test_the_lines_are_annotations_as_training_reads_them(photos: Path, tmp_path: Path) -> None:
     out = make(photos, tmp_path / "out", kind="again")
-    annotations = read_strict(out / "moments.jsonl")
+    annotations = load_annotations(out / "moments.jsonl").annotations
     assert [(a.video_id, a.query, a.duration) for a in annotations] == [
         (line["video"], line["query"], line["duration"]) for line in lines(out)
     ]
