@@ -43,6 +43,7 @@ import typer
 
 from benchmarks.common.output import Figures, JsonOption, print_line, print_table, run_command, write_figures
 from benchmarks.common.timing import median_ms
+from vmr_ray.cluster import quiet
 from vmr_ray.config import load_config
 from vmr_ray.demo.world import render_world
 from vmr_ray.embedding.embed import embed
@@ -104,6 +105,7 @@ def main(
     json_: JsonOption = None,
 ) -> None:
     """Train every row, print the table."""
+    quiet()
     if unknown := set(only or ()) - set(ROWS):
         raise VmrError(f"--only {', '.join(sorted(unknown))}: choose from {', '.join(ROWS)}")
     rows = [row for row in ROWS if not only or row in only]

@@ -36,6 +36,7 @@ from benchmarks.common.output import (
 )
 from benchmarks.common.processes import free_port
 from benchmarks.common.timing import repeatedly, wait_until
+from vmr_ray.cluster import quiet
 from vmr_ray.storage import write_json
 
 Curve = list[tuple[float, int]]  # seconds since the start of the embedding, nodes
@@ -49,6 +50,7 @@ def main(
     json_: JsonOption = None,
 ) -> None:
     """Record and print the curve."""
+    quiet()
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     with tempfile.TemporaryDirectory() as folder:
         queue = Path(folder) / "videos"

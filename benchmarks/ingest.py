@@ -41,6 +41,7 @@ from benchmarks.common.output import (
     write_figures,
 )
 from benchmarks.common.processes import PeakMemory
+from vmr_ray.cluster import quiet
 from vmr_ray.config import DecodeConfig, EmbedConfig
 from vmr_ray.embedding.embed import embed
 from vmr_ray.encoders import frame_encoder
@@ -90,6 +91,7 @@ def main(
     json_: JsonOption = None,
 ) -> None:
     """Measure and print."""
+    quiet()
     from vmr_ray.cluster import connect
     from vmr_ray.video.sources import find_videos
 

@@ -32,6 +32,7 @@ from benchmarks.archive.estimate import compare, extrapolate, plan
 from benchmarks.archive.simulation import PARTS, Assumed
 from benchmarks.common.media import render, repeat
 from benchmarks.common.output import JsonOption, print_figures, print_line, run_command, write_figures
+from vmr_ray.cluster import quiet
 
 
 def main(
@@ -52,6 +53,7 @@ def main(
     json_: JsonOption = None,
 ) -> None:
     """Measure, compare, extrapolate."""
+    quiet()
     work.mkdir(parents=True, exist_ok=True)
     shapes = [(6, SHORT), (2, LONG)] if quick else [(40, SHORT), (10, LONG), (6, 120)]
     files = make_files(work, {SHORT, LONG, *(seconds for _, seconds in shapes)})

@@ -42,6 +42,7 @@ from benchmarks.common.output import (
 from benchmarks.service.clients import Body, Load, closed_loop, service
 from benchmarks.service.faults import faults, overload
 from benchmarks.service.stage1 import stage1
+from vmr_ray.cluster import quiet
 from vmr_ray.config import Config, TrainConfig
 from vmr_ray.errors import VmrError
 from vmr_ray.search.searcher import Searcher
@@ -62,6 +63,7 @@ def main(
     json_: JsonOption = None,
 ) -> None:
     """Measure, print, and write the figures."""
+    quiet()
     if (index is None) != (queries is None):
         raise VmrError("give both --index and --queries, or neither")
     if unknown := set(only or ()) - set(PARTS):
