@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from vmr_ray.errors import VmrError
+from vmr_ray.serve.ingest import checked_uri
 from vmr_ray.storage import filesystem
 from vmr_ray.video.sources import _uri, find_videos
 
@@ -91,11 +92,14 @@ def test_globs(tmp_path: Path, pattern: str, expected: list[str]):
     ],
 )
 def test_a_manifest_names_no_uri_outside_the_roots(tmp_path: Path, uri: str):
-    """The service's root check of the same URIs is in tests/unit/serve/test_ingest.py."""
+    """Nor does the service accept it."""
+    roots = ["s3://archive/few?scheme=http"]
     manifest = tmp_path / "m.jsonl"
     manifest.write_text(f'{{"video_id": "x", "uri": "{uri}"}}\n')
     with pytest.raises(VmrError, match=r"m\.jsonl, line 1: .* embed\.storage_roots"):
-        find_videos([manifest], ["s3://archive/few?scheme=http"])
+        find_videos([manifest], roots)
+    with pytest.raises(VmrError, match="not below any of the roots"):
+        checked_uri(uri, roots)
 
 
 def test_a_named_file_needs_no_suffix(folder: Path):
