@@ -46,7 +46,7 @@ def write_video(
     """Write frames 0, 1, 2 ... at `fps` for `seconds`, or at the given `times` (s), all moved by `start`.
 
     `rotation` is the display matrix's angle in degrees, counter-clockwise; `sound` seconds of silence
-    from 0 on go beside the pictures.
+    from 0 on accompany the pictures.
     """
     rate = Fraction(fps).limit_denominator(1001)
     base = Fraction(1, 90000)

@@ -1,7 +1,7 @@
 """`ray up cluster.yaml` as far as it goes without a cloud account.
 
 EC2 and IAM are moto's, on loopback. Where Ray would reach the machine, `ssh` and `rsync` write down what
-they were told: the machine itself is all that is missing.
+their arguments: only the machine itself is missing.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ case "$last" in *ray_bootstrap_config.yaml) cp "$before" "$RECORD/bootstrap.yaml
 
 @pytest.fixture
 def account(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """An AWS account with the roles of docs/cluster.md, as the environment of whoever uses it."""
+    """An AWS account with the roles of docs/cluster.md, as the environment of its user."""
     tools, home = tmp_path / "bin", tmp_path / "home"
     tools.mkdir()
     (home / ".ray").mkdir(parents=True)
@@ -114,7 +114,7 @@ def test_up_and_down(account: dict[str, str], tmp_path: Path) -> None:
     assert open_to_all == [(22, 22)]
 
     # The head gets the token and the package, then starts Ray in the pinned container.
-    told = (tmp_path / "commands").read_text()
+    commands = (tmp_path / "commands").read_text()
     steps = [
         r"rsync /tmp/ray_tmp_mount/vmr-ray/home/ray/auth_token",
         r"rsync /tmp/ray_tmp_mount/vmr-ray/home/ray/vmr-ray/vmr_ray",
@@ -126,8 +126,8 @@ def test_up_and_down(account: dict[str, str], tmp_path: Path) -> None:
     ]
     places = []
     for step in steps:
-        found = re.search(step, told)
-        assert found, (step, told)
+        found = re.search(step, commands)
+        assert found, (step, commands)
         places.append(found.start())
     assert places == sorted(places)
 

@@ -33,7 +33,10 @@ def up(
         bool, typer.Option("--exit", help="stop after one answer (to --ask) instead of serving")
     ] = False,
 ) -> None:
-    """Embed, index and serve a folder of videos, and open the page. Call it again for what has changed."""
+    """Embed, index and serve a folder of videos, and open the page.
+
+    Call it again for what has changed.
+    """
     from vmr_ray.workflows.up import checked_folder
     from vmr_ray.workflows.up import up as make_searchable
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -110,9 +111,10 @@ def _ask(url: str, test: Path) -> Table:
     """Ask the service about test videos, over HTTP; a table of its answers next to the truth."""
     rows = [json.loads(line) for line in test.read_text().splitlines()]
     questions = rows[:: max(1, len(rows) // QUESTIONS)][:QUESTIONS]
-    table = Table(title=f"POST {url}v1/search")
-    for name in ("query", "asked of", "best answer", "truth", "IoU", "true moment at rank"):
-        table.add_column(name, justify="right" if name in ("IoU", "true moment at rank") else "left")
+    table = Table(title=f"POST {url}v1/search", box=box.SIMPLE)
+    for name in ("query, and where it is true", "searched", "best answer", "IoU", "rank"):
+        table.add_column(name, justify="right" if name in ("IoU", "rank") else "left")
+    table.caption = "rank: of the first answer that overlaps the true moment by half, in ten"
     with httpx.Client(base_url=url, timeout=30) as client:
         for row in questions:
             for scope in ([row["video"]], None):
@@ -122,15 +124,20 @@ def _ask(url: str, test: Path) -> Table:
                 moments = response.json()["results"]
                 ious = [_iou(moment, row) for moment in moments]
                 rank = next((i for i, iou in enumerate(ious, 1) if iou >= 0.5), None)
+                best = moments[0]
                 table.add_row(
-                    row["query"] if scope else "",
-                    row["video"] if scope else "all videos",
-                    f"{moments[0]['video_id']} {moments[0]['start']:.1f}-{moments[0]['end']:.1f} s",
-                    f"{row['video']} {row['start']:.1f}-{row['end']:.1f} s",
+                    row["query"] if scope else _place(row["video"], row["start"], row["end"]),
+                    "its video" if scope else "all videos",
+                    _place(best["video_id"], best["start"], best["end"]),
                     f"{ious[0]:.2f}",
-                    str(rank or "after 10"),
+                    str(rank or "-"),
+                    end_section=not scope,
                 )
     return table
+
+
+def _place(video: str, start: float, end: float) -> str:
+    return f"{Path(video).stem} {start:.1f}-{end:.1f} s"
 
 
 def _iou(moment: dict[str, Any], truth: dict[str, Any]) -> float:

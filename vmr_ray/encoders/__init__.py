@@ -46,7 +46,7 @@ def frame_encoder(name: str, device: str = "cpu", threads: int | None = None) ->
         VmrError: the name is unknown, or its weights cannot be loaded.
     """
     if name == LITE0:
-        from vmr_ray.encoders.bundled import EfficientNetLite0Encoder
+        from vmr_ray.encoders.efficientnet_lite import EfficientNetLite0Encoder
 
         return EfficientNetLite0Encoder(device, threads)
     if name.startswith(HF):
@@ -65,7 +65,7 @@ def dual_encoder(name: str, device: str = "cpu", threads: int | None = None) -> 
 def text_encoder(name: str, device: str = "cpu", threads: int | None = None) -> TextEncoder:
     """The text encoder called `name`; arguments and errors as for `frame_encoder`."""
     if name == MINILM:
-        from vmr_ray.encoders.bundled import MiniLMEncoder
+        from vmr_ray.encoders.minilm import MiniLMEncoder
 
         return MiniLMEncoder(device, threads)
     if name.startswith(HF):
@@ -104,7 +104,7 @@ def frame_spec(name: str) -> tuple[int, int]:
         VmrError: the name is unknown, or its config cannot be loaded.
     """
     if name == LITE0:
-        from vmr_ray.encoders.bundled import EfficientNetLite0Encoder
+        from vmr_ray.encoders.efficientnet_lite import EfficientNetLite0Encoder
 
         return EfficientNetLite0Encoder.size, EfficientNetLite0Encoder.dim
     if name.startswith(HF):

