@@ -19,7 +19,8 @@ from vmr_ray.evaluation.qvhighlights import clip_scores, qvhighlights_metrics, s
 from vmr_ray.features import FeatureStore
 from vmr_ray.model.checkpoint import load_network, save_checkpoint
 from vmr_ray.model.inputs import Example
-from vmr_ray.model.predictor import Predictor
+from vmr_ray.model.loader import load_predictor
+from vmr_ray.model.predictor import membership_curves
 
 
 def test_a_report_of_a_trained_model(
@@ -118,13 +119,13 @@ def test_qvhighlights_is_measured_as_the_benchmark_does(
         assert own[name]["r1_at_0.5"] == pytest.approx(top["r1_at_0.5"])
     assert set(own["constant"]) == set(qvhighlights_metrics(spans, truths))
 
-    predictor = Predictor.load(trained.best)
+    predictor = load_predictor(trained.best)
     scores, true = [], []
     for (video_id, query), rated in saliency.items():
         video = videos[video_id]
         tokens = list(predictor.text([query]))
         example = Example(video_id, video.duration, video.features, video.edges, [query], tokens, [[]])
-        scores.append(clip_scores(predictor.membership(example)[0], video.edges, len(rated)))
+        scores.append(clip_scores(membership_curves(predictor, example)[0], video.edges, len(rated)))
         true.append(rated)
     expected = saliency_metrics(scores, true)
     assert own["highlight_queries"] == len(saliency)

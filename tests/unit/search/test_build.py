@@ -14,7 +14,7 @@ from vmr_ray.config import ModelConfig
 from vmr_ray.errors import VmrError
 from vmr_ray.features import FeatureStore
 from vmr_ray.model.checkpoint import CheckpointInfo, load_network, save_checkpoint
-from vmr_ray.model.predictor import Window
+from vmr_ray.model.windows import Window
 from vmr_ray.search.build import _jobs, copy_checkpoint, segments
 from vmr_ray.search.tables import VIDEO_SCHEMA, IndexTables
 
