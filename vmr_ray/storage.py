@@ -39,6 +39,12 @@ def absolute(path: str | Path) -> str:
     return str(path) if is_uri(path) else str(Path(path).expanduser().absolute())
 
 
+def join(path: str | Path, *names: str) -> str:
+    """The path or URI of something below `path`; the options of a URI (`?...`) stay at its end."""
+    base, mark, options = str(path).partition("?") if is_uri(path) else (str(path), "", "")
+    return "/".join([base.rstrip("/"), *names]) + mark + options
+
+
 def filesystem(path: str | Path) -> tuple[fs.FileSystem, str]:
     """The pyarrow filesystem of a path or URI, and the path inside it.
 

@@ -75,9 +75,13 @@ def test_manifests_reach_only_their_roots(tmp_path: Path, bucket: str) -> None:
     manifest.write_text(f'{{"video_id": "x", "uri": "{uri}"}}\n')
     with pytest.raises(VmrError, match=r"m\.jsonl, line 1: .* embed\.storage_roots"):
         find_videos([manifest])
-    root = uri.partition("/few")[0] + "/few"
+    root = bucket.format("/few")
     assert [video.video_id for video in find_videos([manifest], [root])] == ["x"]
     for escape in ("/few/../secret.mp4", "/fewer/x.mp4", "/few/%2e%2e/secret.mp4"):
         manifest.write_text(f'{{"video_id": "x", "uri": "{bucket.format(escape)}"}}\n')
         with pytest.raises(VmrError, match="storage_roots"):
             find_videos([manifest], [root])
+    # Options choose the server, so a root allows only its own.
+    manifest.write_text(f'{{"video_id": "x", "uri": "{uri}"}}\n')
+    with pytest.raises(VmrError, match="storage_roots"):
+        find_videos([manifest], [root.partition("?")[0]])

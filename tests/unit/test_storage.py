@@ -19,6 +19,7 @@ from vmr_ray.storage import (
     is_below,
     is_remote,
     is_uri,
+    join,
     read_bytes,
     read_json,
     redact_credentials,
@@ -260,6 +261,23 @@ def test_a_path_from_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 )
 def test_what_is_on_another_machine(path: str, uri: bool, remote: bool) -> None:
     assert (is_uri(path), is_remote(path)) == (uri, remote)
+
+
+@pytest.mark.parametrize(
+    ("path", "joined"),
+    [
+        ("/a/b", "/a/b/c/d.json"),
+        ("/a/b/", "/a/b/c/d.json"),
+        ("odd?name", "odd?name/c/d.json"),
+        ("s3://bucket/a", "s3://bucket/a/c/d.json"),
+        (
+            "s3://bucket/a?endpoint_override=x&scheme=http",
+            "s3://bucket/a/c/d.json?endpoint_override=x&scheme=http",
+        ),
+    ],
+)
+def test_a_name_goes_before_the_options_of_a_uri(path: str, joined: str) -> None:
+    assert join(path, "c", "d.json") == joined
 
 
 def test_an_unknown_scheme_is_one_sentence() -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from vmr_ray.encoders.names import IMPORTED
 from vmr_ray.errors import VmrError
-from vmr_ray.storage import absolute, exists, filesystem, is_uri, read_json, temporary_name, write_json
+from vmr_ray.storage import absolute, exists, filesystem, is_uri, join, read_json, temporary_name, write_json
 
 FORMAT = 1
 
@@ -85,7 +85,7 @@ def write_states(root: str, dim: int, states: Iterable[tuple[str, np.ndarray]]) 
                 queries[query] = (rows, len(matrix))
                 rows += len(matrix)
         name = f"states-{digest.hexdigest()[:16]}"
-        if exists(f"{root}/text.json"):
+        if exists(join(root, "text.json")):
             if _read_listing(root)["states"] != name:
                 raise VmrError(f"{root} holds other token states: choose another --out, or delete it")
             filesys.delete_file(temporary)
@@ -93,14 +93,14 @@ def write_states(root: str, dim: int, states: Iterable[tuple[str, np.ndarray]]) 
         filesys.move(temporary, f"{path}/{name}")
     longest = max(tokens for _, tokens in queries.values())
     listing = {"format": FORMAT, "dim": dim, "max_tokens": longest, "states": name, "queries": queries}
-    write_json(f"{root}/text.json", listing)
+    write_json(join(root, "text.json"), listing)
     return True
 
 
 def _read_listing(root: str) -> dict[str, Any]:
     """The content of DIR/text.json."""
     try:
-        listing: dict[str, Any] = read_json(f"{root}/text.json", "import the token states again")
+        listing: dict[str, Any] = read_json(join(root, "text.json"), "import the token states again")
         if listing["format"] != FORMAT:
             raise VmrError(
                 f"{root} has text format {listing['format']}, this version reads {FORMAT}: import it again"

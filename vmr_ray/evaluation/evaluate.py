@@ -23,7 +23,7 @@ from vmr_ray.evaluation.metrics import ConstantSpan, moment_metrics
 from vmr_ray.evaluation.qvhighlights import best_constant_metrics, qvhighlights_metrics, saliency_metrics
 from vmr_ray.evaluation.result import Evaluation, QVHighlightsMetrics
 from vmr_ray.evaluation.retrieval import answer_queries
-from vmr_ray.storage import filesystem, replacing, write_json
+from vmr_ray.storage import filesystem, join, replacing, write_json
 
 if TYPE_CHECKING:
     from vmr_ray.search.searcher import Searcher
@@ -59,9 +59,9 @@ def evaluate(
     table = answer_queries(inputs)
     result = _measure(inputs, table, searcher)
     if out is not None:
-        with replacing(*filesystem(f"{out}/predictions.parquet")) as stream:
+        with replacing(*filesystem(join(out, "predictions.parquet"))) as stream:
             pq.write_table(table, stream)
-        write_json(f"{out}/metrics.json", asdict(result))
+        write_json(join(out, "metrics.json"), asdict(result))
     if report is not None:
         # Matplotlib takes a second to import, which only a report is worth.
         from vmr_ray.evaluation.report.build import build_report

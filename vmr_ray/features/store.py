@@ -28,7 +28,7 @@ from vmr_ray.features.chunks import matrix, values, version_key, video_key
 from vmr_ray.features.folder import StoreFolder
 from vmr_ray.features.quarantine import Quarantine
 from vmr_ray.schema import STORE_FORMAT, Chunk, StoreSpec, Video, VideoFeatures
-from vmr_ray.storage import absolute, exists, read_json, write_json
+from vmr_ray.storage import absolute, exists, join, read_json, write_json
 
 
 class FeatureStore:
@@ -59,8 +59,8 @@ class FeatureStore:
             VmrError: the existing store holds features of another encoder or sampling.
         """
         store = cls(root, spec)
-        if not exists(f"{root}/store.json"):
-            write_json(f"{root}/store.json", asdict(spec))
+        if not exists(join(root, "store.json")):
+            write_json(join(root, "store.json"), asdict(spec))
         existing = cls.open(root).spec
         if existing != spec:
             raise VmrError(
@@ -76,7 +76,7 @@ class FeatureStore:
         Raises:
             VmrError: there is none, or it was written by another version of the format.
         """
-        file = f"{absolute(root)}/store.json"
+        file = join(absolute(root), "store.json")
         try:
             spec = StoreSpec(**read_json(file, "restore it or embed again"))
         except FileNotFoundError:

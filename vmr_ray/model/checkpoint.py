@@ -18,7 +18,7 @@ from vmr_ray.config import ModelConfig, validated
 from vmr_ray.errors import VmrError, one_line
 from vmr_ray.model.cross_interaction import CrossInteraction
 from vmr_ray.schema import StoreSpec
-from vmr_ray.storage import read_bytes, read_json, write_bytes
+from vmr_ray.storage import join, read_bytes, read_json, write_bytes
 
 FORMAT = 1
 
@@ -82,10 +82,10 @@ def save_checkpoint(
     has one is whole."""
     data = save({name: tensor.contiguous().cpu() for name, tensor in weights.items()})
     info = info.model_copy(update={"version": hashlib.sha256(data).hexdigest()})
-    write_bytes(f"{directory}/model.safetensors", data)
+    write_bytes(join(directory, "model.safetensors"), data)
     if trainer is not None:
-        write_bytes(f"{directory}/trainer.safetensors", save(trainer))
-    write_bytes(f"{directory}/checkpoint.json", info.model_dump_json(indent=1).encode())
+        write_bytes(join(directory, "trainer.safetensors"), save(trainer))
+    write_bytes(join(directory, "checkpoint.json"), info.model_dump_json(indent=1).encode())
     return info
 
 
@@ -95,7 +95,7 @@ def load_info(directory: str | Path) -> CheckpointInfo:
     Raises:
         VmrError: it is missing, damaged, or of another format.
     """
-    path = f"{directory}/checkpoint.json"
+    path = join(directory, "checkpoint.json")
     try:
         data = read_json(path, "copy the checkpoint again")
     except FileNotFoundError:
@@ -113,7 +113,7 @@ def load_weights(directory: str | Path, info: CheckpointInfo) -> dict[str, torch
     Raises:
         VmrError: it is missing, truncated or altered.
     """
-    path = f"{directory}/model.safetensors"
+    path = join(directory, "model.safetensors")
     try:
         data = read_bytes(path)
     except OSError as error:

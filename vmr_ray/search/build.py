@@ -27,7 +27,7 @@ from vmr_ray.model.windows import Window
 from vmr_ray.schema import VideoFeatures
 from vmr_ray.search.metadata import Metadata, as_json, tag
 from vmr_ray.search.tables import VIDEO_SCHEMA, WINDOW_SCHEMA, IndexTables, segment_schema
-from vmr_ray.storage import absolute, exists, read_bytes, write_bytes
+from vmr_ray.storage import absolute, exists, join, read_bytes, write_bytes
 
 # What a worker returns: one row a window, with its segments and with the row of its video.
 _ENCODED = pa.schema(
@@ -132,16 +132,16 @@ def copy_checkpoint(checkpoint: str | Path | None, info: CheckpointInfo, index: 
     Raises:
         VmrError: the index holds another checkpoint.
     """
-    if exists(f"{index}/checkpoint/checkpoint.json"):
-        if load_info(f"{index}/checkpoint").version != info.version:
+    if exists(join(index, "checkpoint/checkpoint.json")):
+        if load_info(join(index, "checkpoint")).version != info.version:
             raise VmrError(
                 f"{index} was made with another checkpoint: choose another --out, or delete it first"
             )
         return
-    if not info.similarity:
-        weights = read_bytes(f"{checkpoint}/model.safetensors")
-        write_bytes(f"{index}/checkpoint/model.safetensors", weights)
-    write_bytes(f"{index}/checkpoint/checkpoint.json", info.model_dump_json(indent=1).encode())
+    if checkpoint is not None and not info.similarity:
+        weights = read_bytes(join(checkpoint, "model.safetensors"))
+        write_bytes(join(index, "checkpoint/model.safetensors"), weights)
+    write_bytes(join(index, "checkpoint/checkpoint.json"), info.model_dump_json(indent=1).encode())
 
 
 def _jobs(

@@ -26,7 +26,7 @@ from vmr_ray.schema import Moment
 from vmr_ray.search.cache import LruCache
 from vmr_ray.search.result import Saliency, SearchRequest, SearchResult
 from vmr_ray.search.tables import IndexTables, SegmentRows
-from vmr_ray.storage import absolute
+from vmr_ray.storage import absolute, join
 
 _CACHED_WINDOWS = 2048
 _CACHED_DURATIONS = 65_536
@@ -44,7 +44,7 @@ class Searcher:
         self.config = config or SearchConfig()
         self.index = absolute(index)
         self.tables = IndexTables.open(self.index)
-        self.predictor = load_predictor(f"{self.index}/checkpoint", device)
+        self.predictor = load_predictor(join(self.index, "checkpoint"), device)
         self._windows = LruCache(_CACHED_WINDOWS, self._load_windows)
         self._durations = LruCache(_CACHED_DURATIONS, self._load_durations)
 

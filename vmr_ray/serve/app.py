@@ -31,6 +31,7 @@ from vmr_ray.serve.batching import Batcher, in_thread
 from vmr_ray.serve.errors import UnavailableError
 from vmr_ray.serve.ingest import IngestJob, IngestQueue
 from vmr_ray.serve.models import ServeArgs
+from vmr_ray.storage import join
 
 _REPLICA_DEATHS = (RayActorError, DeploymentUnavailableError, ReplicaUnavailableError)
 # The name of the text encoder, and the states of every query's tokens, each [L, token_dim].
@@ -52,7 +53,9 @@ class Encoder:
         from vmr_ray.model.checkpoint import load_info
 
         torch.set_num_threads(settings.threads)
-        self.encoder = text_encoder(load_info(f"{settings.index}/checkpoint").text_encoder, settings.device)
+        self.encoder = text_encoder(
+            load_info(join(settings.index, "checkpoint")).text_encoder, settings.device
+        )
         self.max_chars = settings.search.max_query_chars
         self.encoder(["warm up"])
         self.batched = Batcher(in_thread(self.encoder), 4 * settings.batch_size)

@@ -33,7 +33,7 @@ from vmr_ray.search.metadata import Metadata
 from vmr_ray.search.tables import IndexTables
 from vmr_ray.serve.models import JobStatus
 from vmr_ray.serve.uploads import Uploads
-from vmr_ray.storage import exists, filesystem, is_below, is_remote, is_uri, read_json, write_json
+from vmr_ray.storage import exists, filesystem, is_below, is_remote, is_uri, join, read_json, write_json
 from vmr_ray.video.sources import VIDEO_SUFFIXES
 
 _UNFINISHED = ("queued", "embedding", "indexing")
@@ -119,7 +119,7 @@ class IngestQueue:
             if info.extension != "json":
                 continue
             try:
-                content = read_json(f"{self._folder}/{info.base_name}", "its video may be added again")
+                content = read_json(join(self._folder, info.base_name), "its video may be added again")
                 yield TypeAdapter(IngestJob).validate_python(content)
             except (VmrError, ValidationError) as error:
                 _log.warning("skipped the job file %s: %s", info.base_name, one_line(error))
@@ -137,7 +137,7 @@ class IngestQueue:
         from vmr_ray.embedding.embed import embed
 
         self._save(replace(job, status="embedding"))
-        info = load_info(f"{self.index}/checkpoint")
+        info = load_info(join(self.index, "checkpoint"))
         config = EmbedConfig(
             encoder=info.frame_encoder,
             decode=DecodeConfig(sampling=info.sampling),
@@ -175,7 +175,7 @@ class IngestQueue:
 
     def _save(self, job: IngestJob) -> None:
         self._jobs[job.job_id] = job
-        write_json(f"{self._folder}/{job.job_id}.json", asdict(job))
+        write_json(join(self._folder, f"{job.job_id}.json"), asdict(job))
 
 
 def hide_paths(text: str, job: IngestJob) -> str:

@@ -18,7 +18,7 @@ from vmr_ray.encoders import TextEncoder, text_encoder
 from vmr_ray.evaluation.controls import fit_constants
 from vmr_ray.features import FeatureStore
 from vmr_ray.schema import Annotation, Span
-from vmr_ray.storage import exists, filesystem, write_bytes
+from vmr_ray.storage import exists, filesystem, join, write_bytes
 from vmr_ray.training.batches import ROW_SCHEMA, clip, to_row
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def prepare(
     content = hashlib.sha256(json.dumps([sorted(groups), versions, text_name]).encode()).hexdigest()
     filesys, path = filesystem(out)
     marker = f"_done-{content}"  # readers of Parquet skip names with a leading underscore
-    if exists(f"{out}/{marker}"):
+    if exists(join(out, marker)):
         return _measure(out)
     if filesys.get_file_info(path).type == fs.FileType.Directory:
         filesys.delete_dir(path)
@@ -124,7 +124,7 @@ def prepare(
             compute=autoscaling_pool(math.ceil(len(items) / _PREPARE_VIDEOS)),
             num_cpus=1,
         ).write_parquet(out)
-    write_bytes(f"{out}/{marker}", b"")
+    write_bytes(join(out, marker), b"")
     return _measure(out)
 
 

@@ -22,7 +22,7 @@ from pyarrow import fs
 
 from vmr_ray.config import Config
 from vmr_ray.errors import VmrError, one_line
-from vmr_ray.storage import filesystem, is_remote, read_json, redact_credentials, write_json
+from vmr_ray.storage import filesystem, is_remote, join, read_json, redact_credentials, write_json
 
 Report = Callable[[dict[str, float]], None]
 _NEEDS = {"tensorboard": ("tensorboard",), "mlflow": ("mlflow", "sqlalchemy", "alembic")}
@@ -165,7 +165,7 @@ class MLflow:
             )
         _, path = filesystem(out)
         self.client = MlflowClient(tracking_uri=uri or f"sqlite:///{path}/mlflow.db")
-        note = f"{out}/tracking.json"
+        note = join(out, "tracking.json")
         earlier = self._earlier_run(note, uri)
         if earlier is not None:
             self.client.update_run(earlier, "RUNNING")

@@ -27,7 +27,7 @@ from vmr_ray.errors import VmrError
 from vmr_ray.features import FeatureStore
 from vmr_ray.model.checkpoint import CheckpointInfo
 from vmr_ray.schema import Annotation, StoreSpec
-from vmr_ray.storage import absolute, filesystem, read_json, write_json
+from vmr_ray.storage import absolute, filesystem, join, read_json, write_json
 from vmr_ray.training.loop import train_loop
 from vmr_ray.training.prepare import Prepared, prepare, read_rows, split
 from vmr_ray.training.schedule import out_of_patience
@@ -170,9 +170,9 @@ def claim_run(out: str, config: Config, inputs: dict[str, str]) -> None:
     wanted = {"inputs": inputs, **identity(config)}
     fix = "choose another --out, or delete it to start again"
     try:
-        stored = read_json(f"{out}/run.json", fix)
+        stored = read_json(join(out, "run.json"), fix)
     except FileNotFoundError:
-        write_json(f"{out}/run.json", wanted)
+        write_json(join(out, "run.json"), wanted)
         return
     if not isinstance(stored, dict):
         raise VmrError(f"{out}/run.json does not describe a run: {fix}")
@@ -245,7 +245,7 @@ def _fit(
     with result.checkpoint.as_directory() as directory:
         history: list[dict[str, Any]] = load_state(directory).history
     history[-1]["ended"] = _ended(history, settings)
-    write_json(f"{out}/history.json", history)
+    write_json(join(out, "history.json"), history)
     return history, best_metrics
 
 

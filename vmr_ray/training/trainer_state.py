@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from vmr_ray.errors import VmrError, one_line
 from vmr_ray.model.checkpoint import CheckpointInfo, load_info, load_weights, save_checkpoint
-from vmr_ray.storage import read_bytes, read_json, write_json
+from vmr_ray.storage import join, read_bytes, read_json, write_json
 
 _FIX = "delete this checkpoint's directory; the training then resumes from an earlier one"
 _NETWORK, _OPTIMIZER = "network.", "optimizer."
@@ -63,7 +63,7 @@ def save_state(
         "averaged": average.n_averaged.cpu(),
     }
     save_checkpoint(directory, average.module.state_dict(), info, trainer)
-    write_json(f"{directory}/history.json", history)
+    write_json(join(directory, "history.json"), history)
 
 
 def load_state(directory: str | Path) -> TrainingState:
@@ -74,7 +74,7 @@ def load_state(directory: str | Path) -> TrainingState:
     """
     info = load_info(directory)
     try:
-        history = read_json(f"{directory}/history.json", _FIX)
+        history = read_json(join(directory, "history.json"), _FIX)
     except FileNotFoundError:
         raise VmrError(f"{directory} has no history.json: {_FIX}") from None
     if not isinstance(history, list) or not all(isinstance(row, dict) for row in history):
@@ -88,7 +88,7 @@ def load_trainer(directory: str | Path) -> dict[str, Tensor]:
     Raises:
         VmrError: it is missing or damaged.
     """
-    path = f"{directory}/trainer.safetensors"
+    path = join(directory, "trainer.safetensors")
     try:
         return load(read_bytes(path))
     except (OSError, SafetensorError) as error:

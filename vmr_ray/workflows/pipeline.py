@@ -31,7 +31,7 @@ from vmr_ray.features import FeatureStore
 from vmr_ray.model.checkpoint import load_info
 from vmr_ray.schema import Video
 from vmr_ray.search.build import build_index
-from vmr_ray.storage import absolute, exists, filesystem, is_remote, read_json, short_hash, write_json
+from vmr_ray.storage import absolute, exists, filesystem, is_remote, join, read_json, short_hash, write_json
 from vmr_ray.training.train import identity, train
 from vmr_ray.video.sources import find_videos
 from vmr_ray.workflows.forget import forget_unlisted
@@ -226,7 +226,7 @@ class StepRunner:
         yield step
         step.seconds = time.monotonic() - self._began
         state[name] = {"digest": digest, "seconds": step.seconds, "result": step.result}
-        write_json(f"{self.outcome.out}/pipeline.json", state)
+        write_json(join(self.outcome.out, "pipeline.json"), state)
         if step.status == "pending":
             step.status = "done"
         self._current = ""

@@ -22,7 +22,7 @@ from vmr_ray.evaluation.result import Evaluation
 from vmr_ray.model.inputs import Example
 from vmr_ray.model.loader import load_predictor
 from vmr_ray.model.predictor import membership_curves
-from vmr_ray.storage import absolute, read_json, redact_credentials
+from vmr_ray.storage import absolute, join, read_json, redact_credentials
 
 
 def build_report(
@@ -96,6 +96,6 @@ def _training_history(checkpoint: str) -> list[dict[str, float]] | None:
     """The rows of RUN/history.json, if the checkpoint is RUN/best or RUN/last; None if it cannot be read."""
     run = absolute(checkpoint).rstrip("/").rpartition("/")[0]
     try:
-        return read_json(f"{run}/history.json", "") or None
+        return read_json(join(run, "history.json"), "") or None
     except (OSError, VmrError):  # only the curves of the training are missing then
         return None

@@ -24,7 +24,7 @@ from vmr_ray.evaluation.report.plots import (
     plot_training,
 )
 from vmr_ray.evaluation.result import Evaluation
-from vmr_ray.storage import write_bytes
+from vmr_ray.storage import join, write_bytes
 
 OPTIONAL = ("corpus", "qvhighlights")  # fields of an Evaluation that may be None
 
@@ -78,7 +78,7 @@ def write_report(
     for picture in [*overall.values(), *curves, *(p for _, p in drawn)]:
         files |= {f"{picture.name}.png": picture.light, f"{picture.name}-dark.png": picture.dark}
     for name, data in files.items():
-        write_bytes(f"{directory}/{name}", data)
+        write_bytes(join(directory, name), data)
 
 
 def verdict(metrics: dict[str, dict[str, float]]) -> str:
