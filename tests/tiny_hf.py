@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast, SiglipConfig, SiglipModel
 
 MEAN, STD = [0.48, 0.45, 0.40], [0.26, 0.25, 0.27]
@@ -16,7 +16,11 @@ TOKENS = 12
 
 
 def save_tiny(directory: Path, kind: str) -> Path:
-    """A `clip` (16-d space, 24 px) or `siglip` (32-d, 16 px) in `directory`; texts of up to 12 tokens."""
+    """A `clip` (16-d space, 24 px), `siglip` or `siglip2` (32-d, 16 px); texts of up to 12 tokens.
+
+    As the published ones of a fixed resolution, `siglip2` has SigLIP's network, a tokenizer that lowers
+    letters, and a bilinear image processor. Its text tower is narrower than the common space.
+    """
     torch.manual_seed(0)
     end = VOCABULARY["</s>"]
     layers = {"num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
@@ -35,9 +39,12 @@ def save_tiny(directory: Path, kind: str) -> Path:
         model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=16))
     else:
         vision |= {"hidden_size": 32, "image_size": 16}
+        text |= {"hidden_size": 24, "projection_size": 32} if kind == "siglip2" else {}
         model = SiglipModel(SiglipConfig(text_config=text, vision_config=vision))
     model.save_pretrained(directory)
     tokenizer = Tokenizer(models.WordLevel(VOCABULARY, unk_token="<unk>"))
+    if kind == "siglip2":
+        tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     start = "<s> " if kind == "clip" else ""
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -52,10 +59,12 @@ def save_tiny(directory: Path, kind: str) -> Path:
         eos_token="</s>",
         model_input_names=inputs,
     ).save_pretrained(directory)
-    processor = {
-        "image_processor_type": f"{kind.upper()}ImageProcessor",
-        "image_mean": MEAN,
-        "image_std": STD,
-    }
+    processor: dict[str, object] = {"image_mean": MEAN, "image_std": STD}
+    if kind == "clip":
+        processor |= {"image_processor_type": "CLIPImageProcessor", "resample": 3}
+        processor |= {"size": {"shortest_edge": 24}, "crop_size": {"height": 24, "width": 24}}
+    else:
+        processor |= {"image_processor_type": "SiglipImageProcessor", "size": {"height": 16, "width": 16}}
+        processor |= {"resample": 2 if kind == "siglip2" else 3}
     (directory / "preprocessor_config.json").write_text(json.dumps(processor))
     return directory

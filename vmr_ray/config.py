@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from vmr_ray.errors import VmrError, one_line
+from vmr_ray.schema import Fit
 
 
 class Section(BaseModel):
@@ -52,6 +53,11 @@ class EmbedConfig(Section):
     encoder: str = Field(
         "efficientnet-lite0",
         description="efficientnet-lite0, or hf:NAME or hf:PATH of a CLIP- or SigLIP-style model",
+    )
+    fit: Fit | None = Field(
+        None,
+        description="how a frame becomes the encoder's square input: crop keeps its middle, pad adds black "
+        "bars, squash changes its shape; default: as the encoder's own image processor does it",
     )
     decode: DecodeConfig = DecodeConfig()
     batch_frames: int = Field(64, ge=1, description="frames in one forward pass of the encoder")

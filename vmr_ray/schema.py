@@ -6,11 +6,13 @@ Times are float seconds from the beginning of the video's file, as players count
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 
 Span = tuple[float, float]
+Fit = Literal["squash", "crop", "pad"]
 STORE_FORMAT = 2  # of a feature store's files
 CLIP_S = 2.0  # seconds of a clip that QVHighlights rates
 
@@ -105,12 +107,42 @@ class Summary:
 
 @dataclass(frozen=True)
 class StoreSpec:
-    """What all features in a store have in common; `sampling` says which frames they are of."""
+    """What all features in a store have in common.
+
+    Attributes:
+        sampling: which frames they are of.
+        fit: how the frames were made square, see `Scaling`. Stores of earlier versions and imported ones do
+            not say it, which counts as "squash".
+    """
 
     encoder: str
     dim: int
     sampling: str
     format: int = STORE_FORMAT
+    fit: Fit = "squash"
+
+    def as_json(self) -> dict[str, Any]:
+        """All fields, without a `fit` that earlier versions do not know and do not need."""
+        return {key: value for key, value in asdict(self).items() if (key, value) != ("fit", "squash")}
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """How a video's frame becomes an encoder's input, whose width and height are fixed.
+
+    Attributes:
+        fit: "squash" changes the shape; "crop" scales the frame until it covers the input and keeps the
+            middle; "pad" scales it until it fits into the input and adds black bars.
+        interpolation: "decoder" lets the video decoder scale, which is the fastest. "nearest", "box",
+            "bilinear", "hamming", "bicubic" and "lanczos" are Pillow's filters on the full-resolution frame,
+            as image processors use them.
+        edge: the frame is first scaled for an input of `edge` x `edge`, of which the middle is kept; 0: for
+            the input itself.
+    """
+
+    fit: Fit = "squash"
+    interpolation: str = "decoder"
+    edge: int = 0
 
 
 @dataclass(frozen=True)

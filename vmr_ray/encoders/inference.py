@@ -5,11 +5,14 @@ The module is exported to a cache once; a process that finds the export there ne
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import logging
 import os
 import socket
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,12 +20,16 @@ from uuid import uuid4
 
 import numpy as np
 
-from vmr_ray.errors import VmrError
+from vmr_ray.errors import VmrError, one_line
 
 if TYPE_CHECKING:
     from torch import nn
 
 Runner = Callable[[np.ndarray], np.ndarray]
+
+_log = logging.getLogger(__name__)
+_MAX_BYTES = 2**31 - 2**26  # of weights; a file in ONNX's format must be smaller than 2 GiB
+_TOLERANCE = 1e-3  # of an export's outputs, as a share of the largest one
 
 
 def cache_dir() -> Path:
@@ -54,13 +61,48 @@ def runner(
     path = cache_dir() / f"{name}-{_digest([*made_of, Path(__file__)])}.onnx"
     if not path.exists():
         try:
-            _export(build(), example, dynamic, path)
+            with _one_at_a_time(path.parent):
+                if not path.exists():
+                    _export(build(), example, dynamic, path)
         except OSError as error:
             raise VmrError(
                 f"cannot write the model cache {path.parent} ({error.strerror or error}); "
                 "set VMR_CACHE to a directory that can be written"
             ) from None
     return _onnx_runner(path, threads)
+
+
+def exported_runner(
+    name: str,
+    build: Callable[[], nn.Module],
+    examples: Sequence[np.ndarray],
+    dynamic: dict[int, str],
+    threads: int | None,
+) -> Runner | None:
+    """Like `runner` on the CPU, for a module of unknown make; None if torch has to run it.
+
+    Args:
+        name: of the export's file; it must change when the module does.
+        examples: two; the export is traced with the first, and must agree with torch on the second.
+
+    Raises:
+        VmrError: `build` raised it.
+    """
+    path = cache_dir() / f"{name}.onnx"
+    try:
+        if not path.exists():
+            with _one_at_a_time(path.parent):
+                if not path.exists():
+                    module = build()
+                    if sum(weight.nbytes for weight in module.parameters()) > _MAX_BYTES:
+                        return None
+                    _export(module, examples[0], dynamic, path, examples[1])
+        return _onnx_runner(path, threads)
+    except VmrError:
+        raise
+    except Exception as error:  # the exporter and the runtime have no base class of their own
+        _log.warning("%s runs with torch, because its export failed: %s", name, one_line(error))
+        return None
 
 
 def torch_runner(module: nn.Module, device: str) -> Runner:
@@ -112,11 +154,34 @@ def _onnx_runner(path: Path, threads: int | None) -> Runner:
     return lambda x: session.run(None, {"x": x})[0]
 
 
-def _export(module: nn.Module, example: np.ndarray, dynamic: dict[int, str], path: Path) -> None:
-    """Write to a unique name, then rename, because several processes may export at the same time."""
+@contextmanager
+def _one_at_a_time(directory: Path) -> Iterator[None]:
+    """Only one process at a time exports into `directory`: the others then find its export."""
+    directory.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        # Some network filesystems cannot lock a directory: then several export the same.
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _export(
+    module: nn.Module,
+    example: np.ndarray,
+    dynamic: dict[int, str],
+    path: Path,
+    check: np.ndarray | None = None,
+) -> None:
+    """Write to a unique name, then rename: a file under `path` is whole.
+
+    Raises:
+        ValueError: the export's output for `check` is not that of torch.
+    """
     import torch
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.stem}-{uuid4().hex}.tmp")
     try:
         with warnings.catch_warnings(), torch.inference_mode():
@@ -132,6 +197,12 @@ def _export(module: nn.Module, example: np.ndarray, dynamic: dict[int, str], pat
                 output_names=["y"],
                 dynamic_axes={"x": dynamic, "y": dynamic},
             )
+        if check is not None:
+            with torch.inference_mode():
+                expected = module(torch.tensor(check)).numpy()
+            difference = np.abs(_onnx_runner(temporary, None)(check) - expected).max()
+            if not difference <= _TOLERANCE * np.abs(expected).max():
+                raise ValueError(f"its outputs differ from torch's by {difference:g}")
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -6,13 +6,22 @@ from typing import Protocol
 
 import numpy as np
 
+from vmr_ray.schema import Scaling
+
 
 class FrameEncoder(Protocol):
-    """Square RGB frames, uint8 `[n, size, size, 3]` -> features, float32 `[n, dim]`."""
+    """Square RGB frames, uint8 `[n, size, size, 3]` -> features, float32 `[n, dim]`.
+
+    `scaling` is how the encoder's own image processor makes such frames of others: the fit and the
+    interpolation. The decoder applies it, unless `embed.fit` chooses another fit.
+    """
 
     name: str
     dim: int
     size: int
+
+    @property
+    def scaling(self) -> Scaling: ...
 
     def __call__(self, frames: np.ndarray) -> np.ndarray: ...
 
@@ -36,8 +45,11 @@ class DualEncoder(FrameEncoder, Protocol):
     Both were trained on the logits `scale * cosine + bias`.
     """
 
-    scale: float
-    bias: float
+    @property
+    def scale(self) -> float: ...
+
+    @property
+    def bias(self) -> float: ...
 
     def sentence(self, texts: list[str]) -> np.ndarray:
         """Unit vectors in the space of the frames, float32 `[n, dim]`."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -56,16 +56,20 @@ class FeatureStore:
         """Open the store at `root`; make it if there is none.
 
         Raises:
-            VmrError: the existing store holds features of another encoder or sampling.
+            VmrError: the existing store holds features of another encoder, sampling or fit.
         """
         store = cls(root, spec)
         if not exists(join(root, "store.json")):
-            write_json(join(root, "store.json"), asdict(spec))
+            write_json(join(root, "store.json"), spec.as_json())
         existing = cls.open(root).spec
         if existing != spec:
+            only_fit = existing.fit != spec.fit and replace(existing, fit=spec.fit) == spec
             raise VmrError(
-                f"{root} holds features of {existing.encoder} at {existing.sampling}, not of {spec.encoder} "
-                f"at {spec.sampling}: choose another --out, or the same encoder and sampling"
+                f"{root} holds features of frames made square by {existing.fit}, not by {spec.fit}: choose "
+                f"another --out, or --set embed.fit={existing.fit}"
+                if only_fit
+                else f"{root} holds features of {existing.encoder} at {existing.sampling}, not of "
+                f"{spec.encoder} at {spec.sampling}: choose another --out, or the same encoder and sampling"
             )
         return store
 

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 from safetensors.torch import load, save
 
 from vmr_ray.config import ModelConfig, validated
 from vmr_ray.errors import VmrError, one_line
 from vmr_ray.model.cross_interaction import CrossInteraction
-from vmr_ray.schema import StoreSpec
+from vmr_ray.schema import Fit, StoreSpec
 from vmr_ray.storage import join, read_bytes, read_json, write_bytes
 
 FORMAT = 1
@@ -47,15 +47,29 @@ class CheckpointInfo(BaseModel):
     frame_encoder: str
     frame_dim: int
     sampling: str
+    fit: Fit = "squash"
     text_encoder: str
     token_dim: int
     epoch: int = 0
     metrics: dict[str, float] = {}
     constants: dict[str, Any] = {}  # see evaluation/controls.py, fit_constants
 
+    @model_serializer(mode="wrap")
+    def _without_usual_fit(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without "squash", as earlier versions write it: the version of a similarity is a digest of this."""
+        data: dict[str, Any] = serialize(self)
+        if self.fit == "squash":
+            data.pop("fit", None)
+        return data
+
     def check_features(self, spec: StoreSpec, root: str) -> None:
         """Raises VmrError if the features of the store at `root` are not those the model was trained on."""
         trained_on = (self.frame_encoder, self.frame_dim, self.sampling)
+        if trained_on == (spec.encoder, spec.dim, spec.sampling) and self.fit != spec.fit:
+            raise VmrError(
+                f"{root} holds features of frames made square by {spec.fit}, the checkpoint was trained on "
+                f"{self.fit}: embed with --set embed.fit={self.fit}, or train again"
+            )
         if trained_on != (spec.encoder, spec.dim, spec.sampling):
             raise VmrError(
                 f"{root} holds features of {spec.encoder} at {spec.sampling}, the checkpoint was trained on "

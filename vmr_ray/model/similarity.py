@@ -46,6 +46,7 @@ def similarity_checkpoint(spec: StoreSpec, root: str) -> CheckpointInfo:
         frame_encoder=spec.encoder,
         frame_dim=spec.dim,
         sampling=spec.sampling,
+        fit=spec.fit,
         text_encoder=SENTENCE + spec.encoder,
         token_dim=spec.dim,
     )

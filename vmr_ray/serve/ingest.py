@@ -140,6 +140,7 @@ class IngestQueue:
         info = load_info(join(self.index, "checkpoint"))
         config = EmbedConfig(
             encoder=info.frame_encoder,
+            fit=info.fit,
             decode=DecodeConfig(sampling=info.sampling),
             storage_roots=(job.uri,) if is_remote(job.uri) else (),
             max_failed=1.0,

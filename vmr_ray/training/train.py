@@ -139,6 +139,7 @@ def _checkpoint_info(config: Config, spec: StoreSpec, text_name: str, rows: Prep
         frame_encoder=spec.encoder,
         frame_dim=spec.dim,
         sampling=spec.sampling,
+        fit=spec.fit,
         text_encoder=text_name,
         token_dim=text_encoder(text_name).dim,
         constants=rows.constants(),

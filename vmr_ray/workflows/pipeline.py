@@ -25,6 +25,7 @@ from vmr_ray.annotations import AnnotationSet, load_annotations
 from vmr_ray.annotations.video_ids import by_video
 from vmr_ray.config import Config, EmbedConfig, Section, load_as
 from vmr_ray.embedding.embed import embed_videos
+from vmr_ray.encoders import frame_scaling
 from vmr_ray.errors import VmrError, one_line
 from vmr_ray.evaluation.evaluate import evaluate
 from vmr_ray.features import FeatureStore
@@ -124,7 +125,9 @@ def _run(
 ) -> None:
     """All steps. `sets` are the annotations, by "annotations", "val" and "test"."""
     out, outcome = steps.outcome.out, steps.outcome
-    features = f"{out}/features-{_digest(config.embed.encoder, config.embed.decode.sampling)}"
+    fit = frame_scaling(config.embed.encoder, config.embed.fit).fit
+    unusual = [] if fit == "squash" else [fit]  # the names are those that earlier versions gave
+    features = f"{out}/features-{_digest(config.embed.encoder, config.embed.decode.sampling, *unusual)}"
     with steps.work("embed") as step:  # never skipped: it finds out itself which videos are finished
         _embed(step, out, features, videos, config.embed, steps.log)
 

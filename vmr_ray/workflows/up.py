@@ -13,6 +13,7 @@ from pathlib import Path
 
 from vmr_ray.config import DecodeConfig, EmbedConfig
 from vmr_ray.embedding.embed import embed_videos
+from vmr_ray.encoders import frame_scaling
 from vmr_ray.errors import VmrError
 from vmr_ray.features import FeatureStore
 from vmr_ray.model.checkpoint import load_info
@@ -73,11 +74,14 @@ def up(
         settings, model = EmbedConfig(encoder=encoder), encoder
     else:
         info = load_info(str(checkpoint))
-        settings = EmbedConfig(encoder=info.frame_encoder, decode=DecodeConfig(sampling=info.sampling))
+        decode = DecodeConfig(sampling=info.sampling)
+        settings = EmbedConfig(encoder=info.frame_encoder, fit=info.fit, decode=decode)
         model = info.version
     root = Path(state).expanduser().absolute() if state else default_state(folder)
-    features = root / f"features-{short_hash(settings.encoder + settings.decode.sampling, 8)}"
-    index = root / f"index-{short_hash(model, 8)}"
+    fit = frame_scaling(settings.encoder, settings.fit).fit
+    unusual = "" if fit == "squash" else fit  # the names are those that earlier versions gave
+    features = root / f"features-{short_hash(settings.encoder + settings.decode.sampling + unusual, 8)}"
+    index = root / f"index-{short_hash(model + unusual, 8)}"
 
     present = find_videos([folder])
     ids = {video.video_id for video in present}

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +83,25 @@ def test_other_features_are_refused(tmp_path: Path):
     FeatureStore.create(str(tmp_path), SPEC)
     with pytest.raises(VmrError, match="holds features of some-encoder at fps=1"):
         FeatureStore.create(str(tmp_path), StoreSpec("some-encoder", 4, "fps=2"))
+
+
+def test_features_of_another_fit_are_refused(tmp_path: Path):
+    FeatureStore.create(str(tmp_path / "crop"), replace(SPEC, fit="crop"))
+    assert FeatureStore.open(str(tmp_path / "crop")).spec.fit == "crop"
+    with pytest.raises(VmrError, match=r"made square by crop, not by squash: .*embed\.fit=crop$"):
+        FeatureStore.create(str(tmp_path / "crop"), SPEC)
+
+
+def test_the_usual_fit_is_not_written(tmp_path: Path):
+    """Earlier versions wrote none, and cannot read one."""
+    FeatureStore.create(str(tmp_path), SPEC)
+    assert json.loads((tmp_path / "store.json").read_text()).keys() == {
+        "encoder",
+        "dim",
+        "sampling",
+        "format",
+    }
+    assert FeatureStore.create(str(tmp_path), replace(SPEC, fit="squash")).spec == SPEC
 
 
 def test_missing_and_damaged_stores_are_named(tmp_path: Path):

@@ -74,3 +74,14 @@ def test_other_format(saved: Path):
 def test_other_features_are_refused(info: CheckpointInfo):
     with pytest.raises(VmrError, match="trained on efficientnet-lite0 at fps=1"):
         info.check_features(StoreSpec("efficientnet-lite0", 8, "fps=2"), "store")
+
+
+def test_frames_of_another_fit_are_refused(info: CheckpointInfo):
+    spec = StoreSpec("efficientnet-lite0", 8, "fps=1", fit="pad")
+    with pytest.raises(VmrError, match="made square by pad, the checkpoint was trained on squash"):
+        info.check_features(spec, "store")
+    padded = info.model_copy(update={"fit": "pad"})
+    padded.check_features(spec, "store")
+    assert CheckpointInfo.model_validate_json(padded.model_dump_json()) == padded
+    # The version of an index without a network is a digest of this text, which must not change.
+    assert "fit" not in info.model_dump_json()

@@ -38,6 +38,7 @@ def _send(out: BinaryIO, message: dict[str, Any], frames: bytes | memoryview = b
 
 def _answer(out: BinaryIO, request: dict[str, Any], options: dict[str, Any]) -> None:
     """Send all messages that answer one request; an error is a message too."""
+    from vmr_ray.schema import Scaling
     from vmr_ray.video.decode.frame_index import read_duration
     from vmr_ray.video.decode.reader import chunk_range, read_frames
     from vmr_ray.video.decode.sampling import Sampling
@@ -56,11 +57,12 @@ def _answer(out: BinaryIO, request: dict[str, Any], options: dict[str, Any]) -> 
         plan = sampling.plan(index.starts, index.ends, index.keys)
         stage = "decode"
         size, chunk = (options["width"], options["height"]), options["chunk_frames"]
+        scaling = Scaling(**options["scaling"])
         first, stop = chunk_range(index, plan, chunk, request["part"], parts)
         divided = (stop - first) * chunk < len(plan.indices)
         sent, end, damage = first, None, index.damage
         for positions, frames, damaged in read_frames(
-            index, sampling, plan, *size, chunk, options["threads"], (first, stop)
+            index, sampling, plan, *size, chunk, options["threads"], (first, stop), scaling
         ):
             if damaged and divided:
                 return _send(out, {"error": damaged, "stage": "divided"})

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vmr_ray.schema import Chunk
+from vmr_ray.schema import Chunk, Scaling
 
 if TYPE_CHECKING:
     from vmr_ray.config import DecodeConfig
@@ -57,13 +57,15 @@ class DecodedChunk(Chunk):
 
 
 class FrameDecoder:
-    """Decodes one video at a time to `width` x `height` pixels; a context manager.
+    """Decodes one video at a time to `width` x `height` pixels, which `scaling` makes of any frame.
+
+    It is a context manager.
 
     A child process starts with the first video and decodes all that follow. It ends with `close()`, or when
     the process that owns the decoder ends, even by SIGKILL.
     """
 
-    def __init__(self, config: DecodeConfig, width: int, height: int) -> None:
+    def __init__(self, config: DecodeConfig, width: int, height: int, scaling: Scaling = Scaling()) -> None:
         self._timeout = config.timeout_s
         self._shape = (height, width, 3)
         self._options = json.dumps(
@@ -74,6 +76,7 @@ class FrameDecoder:
                 "threads": config.threads,
                 "width": width,
                 "height": height,
+                "scaling": asdict(scaling),
             }
         )
         self._process: subprocess.Popen[bytes] | None = None

@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vmr_ray.schema import Scaling
 from vmr_ray.video.decode.frame_index import FrameIndex
 from vmr_ray.video.decode.sampling import SamplePlan
+from vmr_ray.video.decode.scaling import scale_frame
 
 # decord queues up to 10,000 packets ahead of its decoder.
 _READ_AHEAD_PACKETS = 10_000
 _READ_AHEAD_BYTES = 256 * 2**20
+_FULL_FRAMES = 4  # full-resolution frames in memory at once
 
 
 def decord_fits(index: FrameIndex, plan: SamplePlan, chunk: int) -> bool:
@@ -32,9 +35,12 @@ def decord_fits(index: FrameIndex, plan: SamplePlan, chunk: int) -> bool:
 class DecordReader:
     """Reads with decord, and returns nothing in doubt: decord reports a wrong frame on stderr, if at all."""
 
-    def __init__(self, index: FrameIndex, width: int, height: int, threads: int):
+    def __init__(self, index: FrameIndex, width: int, height: int, threads: int, scaling: Scaling):
         self._index = index
-        self._options = {"width": width, "height": height, "num_threads": threads}
+        self._size, self._scaling = (width, height), scaling
+        self._options = {"num_threads": threads}
+        if scaling.interpolation == "decoder":
+            self._options |= {"width": width, "height": height}
         self._reader: Any = None
         self._fits = True
 
@@ -48,7 +54,7 @@ class DecordReader:
                 self._fits = self._same_times()
             if not self._fits:
                 return None
-            frames: NDArray[np.uint8] = self._reader.get_batch(indices).asnumpy()
+            frames = self._read(indices)
             # Stops its decoding ahead, which would fill the memory while this chunk is sent.
             self._reader.seek(0)
             if os.fstat(2).st_size == 0:
@@ -58,6 +64,18 @@ class DecordReader:
         self._reader = None
         os.ftruncate(2, 0)
         return None
+
+    def _read(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+        if self._scaling.interpolation == "decoder":
+            frames: NDArray[np.uint8] = self._reader.get_batch(indices).asnumpy()
+            return frames
+        return np.stack(
+            [
+                scale_frame(frame, *self._size, self._scaling)
+                for first in range(0, len(indices), _FULL_FRAMES)
+                for frame in self._reader.get_batch(indices[first : first + _FULL_FRAMES]).asnumpy()
+            ]
+        )
 
     def _same_times(self) -> bool:
         """Whether decord counts the frames of the index, at the same times."""

@@ -12,8 +12,10 @@ import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
+from vmr_ray.schema import Scaling
 from vmr_ray.video.decode.frame_index import OPTIONS, FrameIndex
 from vmr_ray.video.decode.sampling import SamplePlan
+from vmr_ray.video.decode.scaling import scale_frame
 
 # Seconds for which a frame may stay on screen in place of lost ones; a longer hole has no frames.
 _FREEZE = 1.0
@@ -32,6 +34,7 @@ def read_with_pyav(
     chunk: int,
     threads: int,
     only_keys: bool,
+    scaling: Scaling,
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint8], str]]:
     """The frames at `positions` of the plan; arguments and results as for `reader.read_frames`.
 
@@ -53,13 +56,13 @@ def read_with_pyav(
                     if not whole:
                         damage = damage or f"the frame at {plan.times[position]:.1f} s is damaged or missing"
                     if frame is not None:
-                        frames[len(read)] = _upright(scaler, frame, width, height)
+                        frames[len(read)] = _upright(scaler, frame, width, height, scaling)
                         read.append(position)
             except _BadSeekError:
                 # Not every stream can be decoded from every key frame (periodic intra refresh).
                 index = replace(index, seekable=False)
                 yield from read_with_pyav(
-                    index, plan, positions[first:], width, height, chunk, threads, only_keys
+                    index, plan, positions[first:], width, height, chunk, threads, only_keys, scaling
                 )
                 return
             yield np.array(read, np.int64), frames[: len(read)], damage
@@ -161,9 +164,14 @@ def _decode(
             yield from packet.decode()
 
 
-def _upright(scaler: VideoReformatter, frame: av.VideoFrame, width: int, height: int) -> NDArray[np.uint8]:
+def _upright(
+    scaler: VideoReformatter, frame: av.VideoFrame, width: int, height: int, scaling: Scaling
+) -> NDArray[np.uint8]:
     """uint8 [height, width, 3] RGB, rotated as the display matrix demands."""
     turns = round(frame.rotation / 90) % 4
+    if scaling.interpolation != "decoder":
+        whole = scaler.reformat(frame, format="rgb24", threads=1).to_ndarray()
+        return scale_frame(np.ascontiguousarray(np.rot90(whole, turns)), width, height, scaling)
     size = (height, width) if turns % 2 else (width, height)
     scaled = scaler.reformat(frame, *size, format="rgb24", interpolation=Interpolation.BICUBIC, threads=1)
     return np.rot90(scaled.to_ndarray(), turns)

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from vmr_ray.schema import Scaling
 from vmr_ray.video.decode.decord_reader import DecordReader, decord_fits
 from vmr_ray.video.decode.frame_index import FrameIndex
 from vmr_ray.video.decode.pyav_reader import read_with_pyav
@@ -43,6 +44,7 @@ def read_frames(
     chunk: int,
     threads: int,
     chunks: tuple[int, int],
+    scaling: Scaling = Scaling(),
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint8], str]]:
     """Decode the frames of the chunks `[first, stop)` of `plan`; a chunk has `chunk` frames.
 
@@ -56,12 +58,12 @@ def read_frames(
     if not len(positions):
         return
     if only_keys or not decord_fits(index, plan, chunk):
-        yield from read_with_pyav(index, plan, positions, width, height, chunk, threads, only_keys)
+        yield from read_with_pyav(index, plan, positions, width, height, chunk, threads, only_keys, scaling)
         return
-    decord = DecordReader(index, width, height, threads)
+    decord = DecordReader(index, width, height, threads, scaling)
     for at in range(0, len(positions), chunk):
         part = positions[at : at + chunk]
         if (frames := decord.read(plan.indices[part])) is not None:
             yield part, frames, ""
         else:
-            yield from read_with_pyav(index, plan, part, width, height, chunk, threads, only_keys)
+            yield from read_with_pyav(index, plan, part, width, height, chunk, threads, only_keys, scaling)
