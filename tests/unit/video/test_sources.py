@@ -98,7 +98,7 @@ def test_a_manifest_names_no_uri_outside_the_roots(tmp_path: Path, uri: str):
     manifest.write_text(f'{{"video_id": "x", "uri": "{uri}"}}\n')
     with pytest.raises(VmrError, match=r"m\.jsonl, line 1: .* embed\.storage_roots"):
         find_videos([manifest], roots)
-    with pytest.raises(VmrError, match="not below any of the roots"):
+    with pytest.raises(VmrError, match="not below any of the service's roots"):
         checked_uri(uri, roots)
 
 
