@@ -1,6 +1,6 @@
 """Videos and annotations -> index: embed, train, evaluate, index. The same call resumes where it stopped.
 
-OUT/features-*       the feature store, one for each encoder and sampling
+OUT/features-*       the feature store, one for each encoder, sampling and fit
 OUT/run-*            the run of `train`, one for each set of settings and annotations; report/ in it
 OUT/index-*          the index, one for each checkpoint
 OUT/pipeline.json    the steps that are finished, each with a digest of its settings and inputs

@@ -1,6 +1,6 @@
 """A folder of videos -> an index that follows it: embed, forget what is gone, index.
 
-STATE/features-*     the feature store, one for each encoder and sampling
+STATE/features-*     the feature store, one for each encoder, sampling and fit
 STATE/index-*        the index, one for each model
 """
 
