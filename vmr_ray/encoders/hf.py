@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vmr_ray.encoders.hub import hub_answers
 from vmr_ray.encoders.inference import equal_lengths, to_device
 from vmr_ray.encoders.names import HF, SENTENCE
 from vmr_ray.errors import VmrError
@@ -27,6 +29,7 @@ class HfDualEncoder:
         from transformers.image_processing_utils import BaseImageProcessor
 
         self.name = name
+        self.shots: tuple[int, float] | None = None
         self.size, self.dim = spec(name)
         self._tokenizer = _Tokenizer(name)
         self._model = _model(name, device, threads)
@@ -149,17 +152,22 @@ def _model(name: str, device: str, threads: int | None) -> Any:
     return to_device(_load(name, AutoModel.from_pretrained).float().eval(), device)
 
 
-def _load(name: str, loader: Callable[[str], T]) -> T:
+def _load(name: str, loader: Callable[..., T]) -> T:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    path = name.removeprefix(HF)
+    offline = Path(path).is_dir() or not hub_answers()
     try:
-        return loader(name.removeprefix(HF))
+        return loader(path, local_files_only=offline)
     except (OSError, ValueError, ImportError) as error:
         reason = str(error).strip().partition("\n")[0].rstrip(".")
+        advice = "give hf:<name on the Hugging Face hub>, or "
+        if offline and not Path(path).is_dir():
+            reason, advice = "no such directory, not in the cache, and the hub cannot be reached", "give "
         raise VmrError(
-            f"cannot load {name} ({reason}); give hf:<name on the Hugging Face hub>, "
-            "or hf:<path> of a directory with config, weights, tokenizer and image processor"
+            f"cannot load {name} ({reason}); {advice}hf:<path> of a directory with config, weights, "
+            "tokenizer and image processor, or everyday, which needs no network"
         ) from None
 
 
