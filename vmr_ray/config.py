@@ -52,7 +52,8 @@ class EmbedConfig(Section):
 
     encoder: str = Field(
         "efficientnet-lite0",
-        description="efficientnet-lite0, or hf:NAME or hf:PATH of a CLIP- or SigLIP-style model",
+        description="efficientnet-lite0 (everyday means the same), clip, clip-large, siglip, siglip2, or "
+        "hf:NAME or hf:PATH of a CLIP- or SigLIP-style model",
     )
     fit: Fit | None = Field(
         None,
@@ -94,6 +95,13 @@ class EmbedConfig(Section):
     max_failed: float = Field(
         0.05, ge=0, le=1, description="share of failed videos above which the job fails"
     )
+
+    @field_validator("encoder")
+    @classmethod
+    def _stored_encoder(cls, value: str) -> str:
+        from vmr_ray.encoders.names import stored_encoder
+
+        return stored_encoder(value)
 
 
 class ModelConfig(Section):

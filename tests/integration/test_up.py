@@ -41,6 +41,26 @@ def test_without_training(cluster, world, tmp_path: Path, up: Callable[..., str]
     assert "1 embedded, 1 indexed" in said and video.name in said
 
 
+def test_without_naming_a_model(cluster, world, tmp_path: Path, up: Callable[..., str], monkeypatch):
+    # A demo's model lies in the working directory: it is not taken.
+    (tmp_path / "demo" / "run" / "best").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    videos = sorted(world.videos.glob("*.mp4"))[:2]
+    for video in videos:
+        shutil.copy(video, folder)
+    said = up()
+    (line,) = (line for line in said.splitlines() if "everyday" in line)
+    assert "--encoder clip" in line and "--checkpoint" in line
+    assert "2 embedded, 2 indexed" in said and any(video.name in said for video in videos)
+    # The same model by its name, and from Python.
+    assert "0 embedded, 0 indexed" in up("--encoder", "everyday")
+    searcher = Searcher(workflow.up(folder, state=tmp_path / "state").index)
+    assert searcher.predictor.info.text_encoder == "sentence:everyday"
+    assert {moment.video_id for moment in searcher.search("a bird flies").moments} <= {v.name for v in videos}
+
+
 def test_a_folder_is_followed(trained, world, tmp_path: Path, up: Callable[..., str]):
     folder, state = tmp_path / "videos", tmp_path / "state"
     folder.mkdir()
@@ -91,10 +111,12 @@ def test_it_is_callable_without_the_command_line(trained, world, tmp_path: Path)
     assert set(tables.video_ids()) == {first.name, "uploaded.mp4"}
 
 
-def test_one_model_is_needed(tmp_path: Path):
+def test_one_model_at_most(tmp_path: Path):
     with pytest.raises(VmrError, match="there is no folder"):
         workflow.up(tmp_path / "gone", "run/best")
-    with pytest.raises(VmrError, match="give either a checkpoint or an hf: encoder"):
-        workflow.up(tmp_path)
-    with pytest.raises(VmrError, match="resnet cannot search untrained"):
+    with pytest.raises(VmrError, match="give either a checkpoint or an encoder"):
+        workflow.up(tmp_path, "run/best", "everyday")
+    with pytest.raises(VmrError, match="resnet cannot search untrained: .* everyday, clip,"):
         workflow.up(tmp_path, encoder="resnet")
+    with pytest.raises(VmrError, match="holds no video|no video"):
+        workflow.up(tmp_path)

@@ -32,7 +32,10 @@ def embed(
     to: Annotated[str, typer.Option("--out", "-o", help="feature store: a directory or URI")],
     encoder: Annotated[
         str | None,
-        typer.Option(help="efficientnet-lite0, or hf:NAME or hf:PATH of a CLIP/SigLIP-style model"),
+        typer.Option(
+            help="efficientnet-lite0 (default), clip, clip-large, siglip, siglip2, or hf:NAME or hf:PATH "
+            "of a CLIP/SigLIP-style model"
+        ),
     ] = None,
     sampling: Annotated[
         str | None, typer.Option(help="fps=X frames a second, every=N (each Nth frame), or keyframes")

@@ -23,7 +23,7 @@ def index(
     to: Annotated[str, typer.Option("--out", "-o", help="index: a directory or an object-storage URI")],
     checkpoint: Annotated[
         str | None,
-        typer.Option(help="checkpoint directory, such as run/best; features of an hf: model need none"),
+        typer.Option(help="checkpoint directory, such as run/best; default: search without training"),
     ] = None,
     metadata: Annotated[
         str | None,
@@ -35,8 +35,8 @@ def index(
 ) -> None:
     """Make embedded videos searchable.
 
-    Run it again after embedding more videos: only the new ones are added. Without --checkpoint, features
-    of an hf: model are ranked by the similarity that this model gives, without training.
+    Run it again after embedding more videos: only the new ones are added. Without --checkpoint, frames are
+    ranked without training: by the encoder everyday, or by the hf: model that the features are of.
     """
     from vmr_ray.search.build import build_index
     from vmr_ray.search.metadata import read_metadata

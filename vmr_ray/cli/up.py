@@ -8,11 +8,8 @@ from typing import Annotated
 
 import typer
 
-from vmr_ray.cli.common import err, has_display, out, plain, progress_bar, show_quarantined, waiting
+from vmr_ray.cli.common import has_display, out, plain, progress_bar, show_quarantined, waiting
 from vmr_ray.cli.show import moments_table
-from vmr_ray.errors import VmrError
-
-DEMO = Path("demo", "run", "best")
 
 
 def up(
@@ -20,7 +17,10 @@ def up(
     checkpoint: Annotated[str | None, typer.Option(help="your own model, such as run/best")] = None,
     encoder: Annotated[
         str | None,
-        typer.Option(help="hf:NAME or hf:PATH of a CLIP/SigLIP-style model: similarity alone, untrained"),
+        typer.Option(
+            help="without training: everyday (default; needs no network), clip, clip-large, siglip, "
+            "siglip2, or hf:NAME or hf:PATH of a CLIP/SigLIP-style model"
+        ),
     ] = None,
     directory: Annotated[
         Path | None,
@@ -46,7 +46,12 @@ def up(
 
         check_port("127.0.0.1", port)  # before the work, not after it
     if encoder is None and checkpoint is None:
-        checkpoint = demo_checkpoint()
+        out.print(
+            "model: everyday, which knows plain words for common things; for better answers give "
+            "--encoder clip (a download) or hf:NAME, or train and give --checkpoint RUN/best",
+            highlight=False,
+            soft_wrap=True,
+        )
     with progress_bar("videos", None) as bar:
         done = make_searchable(
             folder,
@@ -80,19 +85,3 @@ def up(
     if not no_browser and has_display():
         webbrowser.open(url)
     serve_until_interrupt()
-
-
-def demo_checkpoint() -> str:
-    """The model that `vmr demo` made in this directory, and a note that it knows little."""
-    if not DEMO.is_dir():
-        raise VmrError(
-            "there is no model to search with: give your own with --checkpoint RUN/best, or a "
-            "CLIP/SigLIP-style one with --encoder hf:NAME, or the small one that `vmr demo` makes here"
-        )
-    err.print(
-        "[yellow]note:[/] this is the demo's model: it knows the demo's drawn shapes only, expect little "
-        "of it on other videos; train on your own annotations, or give --encoder hf:NAME",
-        soft_wrap=True,
-        highlight=False,
-    )
-    return str(DEMO)

@@ -2,9 +2,10 @@
 
     efficientnet-lite0   frames    1280-d ImageNet features; the weights are installed with the package
     minilm               texts     384-d token states of all-MiniLM-L6-v2; the weights are installed, too
+    everyday             both      the two above in one space; its frames are efficientnet-lite0's features
     hf:<name or path>    both      a CLIP- or SigLIP-style dual encoder, loaded by transformers
     imported:<name>      frames    features that were computed elsewhere: they can only be read
-    sentence:hf:<name>   texts     one vector per text, in the space of the dual encoder's frames
+    sentence:<name>      texts     one vector per text, in the space of a dual encoder's frames
     imported:<path>      texts     token states that were computed elsewhere, looked up by the query
 
 Importing this package is fast: each encoder loads torch or transformers when it is made.
@@ -12,15 +13,29 @@ Importing this package is fast: each encoder loads torch or transformers when it
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
-from vmr_ray.encoders.names import HF, IMPORTED, LITE0, MINILM, SENTENCE
+import numpy as np
+
+from vmr_ray.encoders.names import (
+    EVERYDAY,
+    HF,
+    HUB_MODELS,
+    IMPORTED,
+    LITE0,
+    MINILM,
+    SENTENCE,
+    dual_encoder_of,
+    stored_encoder,
+)
 from vmr_ray.encoders.protocols import DualEncoder, FrameEncoder, TextEncoder
 from vmr_ray.errors import VmrError
 from vmr_ray.schema import Fit, Scaling
 
 __all__ = [
+    "EVERYDAY",
     "HF",
+    "HUB_MODELS",
     "IMPORTED",
     "LITE0",
     "MINILM",
@@ -31,9 +46,12 @@ __all__ = [
     "check_texts",
     "default_text_encoder",
     "dual_encoder",
+    "dual_encoder_of",
     "frame_encoder",
+    "frame_projection",
     "frame_scaling",
     "frame_spec",
+    "stored_encoder",
     "text_encoder",
 ]
 
@@ -57,10 +75,26 @@ def frame_encoder(name: str, device: str = "cpu", threads: int | None = None) ->
 
 
 def dual_encoder(name: str, device: str = "cpu", threads: int | None = None) -> DualEncoder:
-    """Both towers of an `hf:` name; arguments and errors as for `frame_encoder`."""
+    """Both towers of `everyday` or an `hf:` name; arguments and errors as for `frame_encoder`."""
+    if name == EVERYDAY:
+        from vmr_ray.encoders.everyday import EverydayEncoder
+
+        return EverydayEncoder(device, threads)
     from vmr_ray.encoders.hf import HfDualEncoder
 
     return HfDualEncoder(name, device, threads)
+
+
+def frame_projection(text_encoder_name: str) -> Callable[[np.ndarray], np.ndarray] | None:
+    """What maps stored features [..., frame_dim] into the space of the sentences of a `sentence:` encoder.
+
+    None if they are in that space already.
+    """
+    if text_encoder_name != SENTENCE + EVERYDAY:
+        return None
+    from vmr_ray.encoders.everyday import FrameProjection
+
+    return FrameProjection()
 
 
 def text_encoder(name: str, device: str = "cpu", threads: int | None = None) -> TextEncoder:
@@ -73,6 +107,10 @@ def text_encoder(name: str, device: str = "cpu", threads: int | None = None) -> 
         from vmr_ray.encoders.hf import HfTextEncoder
 
         return HfTextEncoder(name, device, threads)
+    if name == SENTENCE + EVERYDAY:
+        from vmr_ray.encoders.everyday import EverydaySentenceEncoder
+
+        return EverydaySentenceEncoder(device, threads)
     if name.startswith(SENTENCE):
         from vmr_ray.encoders.hf import HfSentenceEncoder
 

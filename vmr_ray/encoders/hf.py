@@ -17,6 +17,7 @@ from torch import nn
 
 from vmr_ray.encoders.hf_network import FrameTower, SentenceTower, TokenTower
 from vmr_ray.encoders.hf_processor import pixel_statistics, scaling_of
+from vmr_ray.encoders.hub import hub_answers
 from vmr_ray.encoders.inference import Runner, equal_lengths, exported_runner, to_device
 from vmr_ray.encoders.names import HF, SENTENCE
 from vmr_ray.errors import VmrError
@@ -34,6 +35,7 @@ class HfDualEncoder:
 
     def __init__(self, name: str, device: str = "cpu", threads: int | None = None) -> None:
         self.name, self._device, self._threads = name, device, threads
+        self.shots: tuple[int, float] | None = None
         self.size, self.dim = spec(name)
         self._run = _frame_runner(name, self.size, device, threads)
         # On the CPU small batches are as fast as large ones, and need less memory.
@@ -291,15 +293,20 @@ def _processor(name: str) -> Any:
     return _load(name, AutoImageProcessor.from_pretrained)
 
 
-def _load(name: str, loader: Callable[[str], T]) -> T:
+def _load(name: str, loader: Callable[..., T]) -> T:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    path = name.removeprefix(HF)
+    offline = Path(path).is_dir() or not hub_answers()
     try:
-        return loader(name.removeprefix(HF))
+        return loader(path, local_files_only=offline)
     except (OSError, ValueError, ImportError) as error:
         reason = str(error).strip().partition("\n")[0].rstrip(".")
+        advice = "give hf:<name on the Hugging Face hub>, or "
+        if offline and not Path(path).is_dir():
+            reason, advice = "no such directory, not in the cache, and the hub cannot be reached", "give "
         raise VmrError(
-            f"cannot load {name} ({reason}); give hf:<name on the Hugging Face hub>, "
-            "or hf:<path> of a directory with config, weights, tokenizer and image processor"
+            f"cannot load {name} ({reason}); {advice}hf:<path> of a directory with config, weights, "
+            "tokenizer and image processor, or everyday, which needs no network"
         ) from None

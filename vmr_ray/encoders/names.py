@@ -4,6 +4,32 @@ from __future__ import annotations
 
 LITE0 = "efficientnet-lite0"
 MINILM = "minilm"
+EVERYDAY = "everyday"
 HF = "hf:"
 SENTENCE = "sentence:"
 IMPORTED = "imported:"
+
+# Short names of models on the hub; docs/embedding.md compares them.
+HUB_MODELS = {
+    "clip": "openai/clip-vit-base-patch32",
+    "clip-large": "openai/clip-vit-large-patch14",
+    "siglip": "google/siglip-base-patch16-224",
+    "siglip2": "google/siglip2-base-patch16-224",
+}
+
+
+def stored_encoder(name: str) -> str:
+    """The frame encoder whose features a store holds if a person chooses `name`.
+
+    `everyday` reads the features of `efficientnet-lite0`, and a short name stands for a model on the hub.
+    """
+    if name == EVERYDAY:
+        return LITE0
+    return HF + HUB_MODELS[name] if name in HUB_MODELS else name
+
+
+def dual_encoder_of(features: str) -> str | None:
+    """The dual encoder that compares a store's features with sentences; None if there is none."""
+    if features == LITE0:
+        return EVERYDAY
+    return features if features.startswith(HF) else None

@@ -42,8 +42,14 @@ class TextEncoder(Protocol):
 class DualEncoder(FrameEncoder, Protocol):
     """A frame encoder and a text tower that map into the same space.
 
-    Both were trained on the logits `scale * cosine + bias`.
+    The logit of a pair is `scale * cosine + bias`.
+
+    Attributes:
+        shots: (first, change): where the cosine of two neighbouring frames, in the dimensions from `first`
+            on, is below `1 - change`, a new shot begins. None if shots are not known by these vectors.
     """
+
+    shots: tuple[int, float] | None
 
     @property
     def scale(self) -> float: ...

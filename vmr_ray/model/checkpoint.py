@@ -24,18 +24,23 @@ FORMAT = 1
 
 
 class Similarity(BaseModel):
-    """Ranking without a network: a dual encoder's logit is `scale * cosine + bias`."""
+    """Ranking without a network: a dual encoder's logit is `scale * cosine + bias`.
+
+    `shots` is the encoder's, see `DualEncoder`; without it a video counts as one shot.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     scale: float
     bias: float
+    shots: tuple[int, float] | None = None
 
 
 class CheckpointInfo(BaseModel):
     """The content of `checkpoint.json`. `version` is the checksum of the weights.
 
-    With `similarity` there are no weights and no network: the encoder of the frames ranks.
+    With `similarity` there are no weights and no network: a dual encoder ranks, and the tokens of a text are
+    its one vector in the space of the frames.
     """
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
@@ -79,7 +84,7 @@ class CheckpointInfo(BaseModel):
     @property
     def dim(self) -> int:
         """Width of the states and first-stage vectors in an index."""
-        return self.frame_dim if self.similarity else self.model.dim
+        return self.token_dim if self.similarity else self.model.dim
 
     def network(self) -> CrossInteraction:
         """A network of this configuration with random weights."""

@@ -6,7 +6,7 @@ Windows, span decoding and suppression are those of a trained network; only the 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -15,7 +15,14 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from vmr_ray.config import ModelConfig
-from vmr_ray.encoders import HF, SENTENCE, TextEncoder, dual_encoder, text_encoder
+from vmr_ray.encoders import (
+    SENTENCE,
+    TextEncoder,
+    dual_encoder,
+    dual_encoder_of,
+    frame_projection,
+    text_encoder,
+)
 from vmr_ray.errors import VmrError
 from vmr_ray.model.checkpoint import CheckpointInfo, Similarity
 from vmr_ray.model.cross_interaction import Heads
@@ -26,6 +33,10 @@ from vmr_ray.model.windows import Window
 from vmr_ray.schema import StoreSpec
 
 _BATCH = 64  # pairs compared at once
+# In windows of several shots: what it costs a span to cross a cut, and the factor of the contrast. With a
+# higher contrast fewer frames count as the moment's.
+_CUT_COST = 2.5 * PEAK
+_SHOTS_CONTRAST = 1.25
 
 
 def similarity_checkpoint(spec: StoreSpec, root: str) -> CheckpointInfo:
@@ -34,23 +45,26 @@ def similarity_checkpoint(spec: StoreSpec, root: str) -> CheckpointInfo:
     Raises:
         VmrError: the features at `root` are of another kind, or their encoder cannot be loaded.
     """
-    if not spec.encoder.startswith(HF):
+    name = dual_encoder_of(spec.encoder)
+    if name is None:
         raise VmrError(
             f"{root} holds features of {spec.encoder}, which knows no sentences: give a --checkpoint, "
-            "or embed with --encoder hf:<name> of a CLIP- or SigLIP-style model"
+            "or embed with --encoder everyday, or hf:<name> of a CLIP- or SigLIP-style model"
         )
-    encoder = dual_encoder(spec.encoder)
+    encoder = dual_encoder(name)
     info = CheckpointInfo(
         model=ModelConfig(),
-        similarity=Similarity(scale=encoder.scale, bias=encoder.bias),
+        similarity=Similarity(scale=encoder.scale, bias=encoder.bias, shots=encoder.shots),
         frame_encoder=spec.encoder,
         frame_dim=spec.dim,
         sampling=spec.sampling,
         fit=spec.fit,
-        text_encoder=SENTENCE + spec.encoder,
-        token_dim=spec.dim,
+        text_encoder=SENTENCE + name,
+        token_dim=encoder.dim,
     )
-    return info.model_copy(update={"version": hashlib.sha256(info.model_dump_json().encode()).hexdigest()})
+    # Without fields that are None, so that a new optional field does not make an index outdated.
+    identity = info.model_dump_json(exclude_none=True)
+    return info.model_copy(update={"version": hashlib.sha256(identity.encode()).hexdigest()})
 
 
 class SimilarityPredictor:
@@ -66,19 +80,25 @@ class SimilarityPredictor:
     def text(self) -> TextEncoder:
         return text_encoder(self.info.text_encoder, self.device)
 
+    @cached_property
+    def _projection(self) -> Callable[[np.ndarray], np.ndarray] | None:
+        return frame_projection(self.info.text_encoder)
+
     @torch.inference_mode()
     def encode_videos(self, videos: Sequence[VideoInput], batch: int = 32) -> list[Window]:
         return encode_in_windows(videos, self.info.model.window, self._encode_frames, self.device, batch)
 
     def _encode_frames(self, features: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """features [B, T, frame_dim] -> their unit vectors twice: as states and as vectors."""
+        """features [B, T, frame_dim] -> unit vectors [B, T, dim] twice: as states and as vectors."""
+        if self._projection is not None:
+            features = torch.from_numpy(self._projection(features.cpu().numpy())).to(self.device)
         vectors = normalize(features.float(), dim=-1)
         return vectors, vectors
 
     def encode_tokens(self, tokens: Sequence[np.ndarray]) -> Queries:
-        """tokens: the sentence vector [1, frame_dim] of every query."""
-        states, mask = (x.to(self.device) for x in pad(tokens))  # [Q, 1, frame_dim], [Q, 1]
-        return Queries(states, mask, normalize(states[:, 0].float(), dim=-1))  # vectors [Q, frame_dim]
+        """tokens: the sentence vector [1, dim] of every query."""
+        states, mask = (x.to(self.device) for x in pad(tokens))  # [Q, 1, dim], [Q, 1]
+        return Queries(states, mask, normalize(states[:, 0].float(), dim=-1))  # vectors [Q, dim]
 
     @torch.inference_mode()
     def rank(
@@ -97,12 +117,13 @@ class SimilarityPredictor:
             part = pairs[at : at + batch]
             part_windows = [windows[w] for w, _ in part]
             query_index = [q for _, q in part]
-            logits, mask = self._logits(part_windows, queries.vectors[query_index])  # [Q, T] both
-            heads = Heads(None, None, _contrasted(logits, mask))
+            logits, mask, shots = self._logits(part_windows, queries.vectors[query_index])  # [Q, T] all
             edges, cores = [w.edges for w in part_windows], [w.core for w in part_windows]
+            heads = _heads(logits, mask, shots)
+            assert heads.membership is not None
             decoded = decode_spans(heads, mask, edges, top_k, nms, cores=cores)
             # The contrast places the span within its window; the plain logit compares windows.
-            raised = (peak(logits, mask) - 2 * PEAK).tolist()
+            raised = (peak(logits, mask) - peak(heads.membership, mask)).tolist()
             ranked += [
                 [(s, e, v + up) for s, e, v in spans] for spans, up in zip(decoded, raised, strict=True)
             ]
@@ -114,22 +135,53 @@ class SimilarityPredictor:
         if not windows:
             return []
         vectors = queries.vectors[query].expand(len(windows), -1)  # [Q, dim]
-        logits, mask = self._logits(windows, vectors)  # [Q, T] both
+        logits, mask, _ = self._logits(windows, vectors)  # [Q, T] both
         contrasted = _contrasted(logits.view(1, -1), mask.view(1, -1))  # [1, Q * T]
         probabilities = (contrasted.view_as(logits) - PEAK).sigmoid().cpu().numpy()  # [Q, T]
         return [row[slice(*window.core)] for row, window in zip(probabilities, windows, strict=True)]
 
-    def _logits(self, windows: Sequence[Window], vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits and mask [Q, T] of the frames of Q windows, each for its own query [Q, dim]."""
+    def _logits(self, windows: Sequence[Window], vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits, mask and shots [Q, T] of the frames of Q windows, each for its own query [Q, dim].
+
+        The shots of a window are numbered from 0 on.
+        """
         frames, mask = (x.to(self.device) for x in pad([window.states for window in windows]))  # [Q, T, dim]
-        cosine = (frames.float() @ vectors.unsqueeze(2)).squeeze(2)  # [Q, T]
-        # One frame alone is noisy, so neighbours are averaged; at either end a frame is its own neighbour.
-        before = torch.cat([cosine[:, :1], cosine[:, :-1]], 1)  # [Q, T]
-        after = torch.cat([cosine[:, 1:], cosine[:, -1:]], 1)  # [Q, T]
-        last = mask.sum(1, keepdim=True) - 1  # [Q, 1]
-        after = torch.where(torch.arange(cosine.shape[1], device=self.device) == last, cosine, after)
+        frames = frames.float()
+        cosine = (frames @ vectors.unsqueeze(2)).squeeze(2)  # [Q, T]
+        shots = self._shots(frames)  # [Q, T]
+        # One frame alone is noisy, so neighbours are averaged; at either end of a shot a frame is its own
+        # neighbour. The padding counts as a shot.
+        number = torch.where(mask, shots, -1)  # [Q, T]
+        same = number[:, 1:] == number[:, :-1]  # [Q, T - 1]
+        before, after = cosine.clone(), cosine.clone()
+        before[:, 1:] = torch.where(same, cosine[:, :-1], cosine[:, 1:])
+        after[:, :-1] = torch.where(same, cosine[:, 1:], cosine[:, :-1])
         smooth = (before + 2 * cosine + after) / 4
-        return self.similarity.scale * smooth + self.similarity.bias, mask
+        return self.similarity.scale * smooth + self.similarity.bias, mask, shots
+
+    def _shots(self, frames: Tensor) -> Tensor:
+        """The number [Q, T] of each frame's shot; frames [Q, T, dim]."""
+        cuts = torch.zeros(frames.shape[:2], dtype=torch.long, device=frames.device)  # [Q, T]
+        if self.similarity.shots is not None:
+            first, change = self.similarity.shots
+            looks = normalize(frames[..., first:], dim=-1)  # [Q, T, dim]
+            cuts[:, 1:] = (looks[:, 1:] * looks[:, :-1]).sum(2) < 1 - change
+        return cuts.cumsum(1)
+
+
+def _heads(logits: Tensor, mask: Tensor, shots: Tensor) -> Heads:
+    """What places a span within its window: the logits' contrast, and the shots, all [Q, T].
+
+    In a window of several shots a span pays for every cut that it crosses, and a frame counts half with its
+    own logit and half with its shot's.
+    """
+    number = torch.where(mask, shots, -1)  # [Q, T]
+    together = (number.unsqueeze(2) == number.unsqueeze(1)).float()  # [Q, T, T]
+    of_shot = (together @ logits.unsqueeze(2)).squeeze(2) / together.sum(2)  # [Q, T]
+    contrast = _contrasted((logits + of_shot) / 2, mask)  # [Q, T]
+    several = (shots * mask).amax(1, keepdim=True) > 0  # [Q, 1]
+    crossed = _CUT_COST * shots.float()  # [Q, T]
+    return Heads(crossed, -crossed, torch.where(several, _SHOTS_CONTRAST * contrast, contrast))
 
 
 def _contrasted(logits: Tensor, mask: Tensor) -> Tensor:

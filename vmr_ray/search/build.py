@@ -74,8 +74,8 @@ def build_index(
     """Index every video of a feature store that the index does not hold yet.
 
     Args:
-        checkpoint: None ranks without training, by the similarity that an `hf:` encoder of the features
-            sees between a frame and the query.
+        checkpoint: None ranks without training, by the similarity that a dual encoder sees between a frame
+            and the query: `everyday` for features of `efficientnet-lite0`, or the features' own `hf:` model.
         out: the index, a local directory or an object-storage URI that LanceDB takes.
         progress: called with the number of videos done and the number to do.
         only: ids of the videos to index, including deleted ones; default: all that were not deleted.

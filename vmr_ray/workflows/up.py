@@ -13,7 +13,7 @@ from pathlib import Path
 
 from vmr_ray.config import DecodeConfig, EmbedConfig
 from vmr_ray.embedding.embed import embed_videos
-from vmr_ray.encoders import frame_scaling
+from vmr_ray.encoders import EVERYDAY, HUB_MODELS, dual_encoder_of, frame_scaling
 from vmr_ray.errors import VmrError
 from vmr_ray.features import FeatureStore
 from vmr_ray.model.checkpoint import load_info
@@ -52,8 +52,9 @@ def up(
 
     Args:
         videos: the folder, subfolders included.
-        checkpoint: of a trained model; give either this or `encoder`.
-        encoder: `hf:` and the name or path of a CLIP/SigLIP-style model, which ranks untrained.
+        checkpoint: of a trained model; give either this or `encoder`, or neither.
+        encoder: what ranks untrained: `everyday` (the default, which needs no network), a short name such as
+            `clip`, or `hf:` and the name or path of a CLIP/SigLIP-style model.
         state: the directory of features and index; default: see `default_state`.
         embed_progress: called at the start and after each chunk of frames.
         index_progress: called with the number of videos indexed and the number to index.
@@ -63,15 +64,17 @@ def up(
             of the videos could be embedded.
     """
     folder = checked_folder(videos)
-    if (checkpoint is None) == (encoder is None):
-        raise VmrError("a checkpoint names its own encoder: give either a checkpoint or an hf: encoder")
-    if encoder is not None:
-        if not encoder.startswith("hf:"):
+    if checkpoint is not None and encoder is not None:
+        raise VmrError("a checkpoint names its own encoder: give either a checkpoint or an encoder")
+    if checkpoint is None:
+        settings = EmbedConfig(encoder=encoder or EVERYDAY)
+        dual = dual_encoder_of(settings.encoder)
+        if dual is None:
             raise VmrError(
-                f"the encoder {encoder} cannot search untrained: give a checkpoint, or hf:<name or path> of "
-                "a CLIP/SigLIP-style model"
+                f"the encoder {encoder} cannot search untrained: give a checkpoint, or one of "
+                f"{', '.join((EVERYDAY, *HUB_MODELS))} or hf:<name or path> of a CLIP/SigLIP-style model"
             )
-        settings, model = EmbedConfig(encoder=encoder), encoder
+        model = dual
     else:
         info = load_info(str(checkpoint))
         decode = DecodeConfig(sampling=info.sampling)

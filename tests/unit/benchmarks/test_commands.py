@@ -34,7 +34,7 @@ def check(line: str) -> None:
 def test_commands_exist() -> None:
     lines = {line for page in PAGES for line in commands(page.read_text())}
     named = {line.split()[2] for line in lines}
-    for name in ("accuracy", "autoscaling", "ingest", "scaling", "serve", "slideshows"):
+    for name in ("accuracy", "autoscaling", "ingest", "scaling", "serve", "slideshows", "untrained"):
         assert f"benchmarks.{name}" in named
     for line in lines:
         check(line)

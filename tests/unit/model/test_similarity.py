@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +92,73 @@ def test_a_checkpoint_without_weights(tmp_path: Path, kind: str):
 
 
 def test_features_that_know_no_sentences_are_refused():
-    spec = StoreSpec(encoder="efficientnet-lite0", dim=1280, sampling="fps=1")
-    with pytest.raises(VmrError, match="give a --checkpoint, or embed with --encoder hf:"):
+    spec = StoreSpec(encoder="imported:i3d", dim=1024, sampling="fps=1")
+    with pytest.raises(VmrError, match="give a --checkpoint, or embed with --encoder everyday, or hf:"):
         similarity_checkpoint(spec, "features")
+
+
+def test_features_of_the_default_encoder_need_no_checkpoint(tmp_path: Path):
+    spec = StoreSpec(encoder="efficientnet-lite0", dim=1280, sampling="fps=1")
+    info = similarity_checkpoint(spec, "features")
+    (tmp_path / "checkpoint.json").write_text(info.model_dump_json())
+    ranker = load_predictor(tmp_path)
+    assert isinstance(ranker, SimilarityPredictor)
+    features = np.abs(np.random.default_rng(0).standard_normal((9, 1280))).astype(np.float16)
+    (window,) = ranker.encode_videos([("v", features, np.arange(10.0))])
+    queries = ranker.encode_tokens(ranker.text(["a dog runs", "two people dance"]))
+    assert window.states.shape == (9, info.dim) and queries.vectors.shape == (2, info.dim)
+    assert info.dim == info.token_dim != info.frame_dim == 1280
+    ((span,),) = ranker.rank([window], queries, [(0, 1)], 1, 0.5)
+    assert 0 <= span[0] < span[1] <= 9
+
+
+def test_an_index_made_before_there_were_shots_keeps_its_version(tmp_path: Path):
+    """The version of a checkpoint without weights is a checksum of its fields; see `copy_checkpoint`."""
+    name = f"hf:{save_tiny(tmp_path / 'clip', 'clip')}"
+    info = similarity_checkpoint(StoreSpec(encoder=name, dim=dual_encoder(name).dim, sampling="fps=1"), "f")
+    before = info.model_dump(mode="json") | {"version": ""}
+    del before["similarity"]["shots"]
+    assert info.version == hashlib.sha256(json.dumps(before, separators=(",", ":")).encode()).hexdigest()
+
+
+# --- shots
+
+
+def in_shots(with_shots: bool) -> SimilarityPredictor:
+    """Of a joint space whose last half shows where the shots are."""
+    info = predictor().info
+    shots = (DIM // 2, 0.5) if with_shots else None
+    similarity = Similarity(scale=100, bias=0, shots=shots)
+    return SimilarityPredictor(info.model_copy(update={"similarity": similarity}))
+
+
+def test_a_moment_keeps_to_its_shot():
+    """Frames 20 to 29 show it, and the next shot resembles it, but less."""
+    sentence = np.zeros(DIM, np.float32)
+    sentence[0] = 1
+    looks = np.repeat(np.eye(DIM // 2)[:4], 10, axis=0)  # four shots of ten frames
+    fit = np.repeat([0.0, 0.0, 1.0, 0.65], 10)
+    features = np.concatenate([fit[:, None], np.ones((40, DIM // 2 - 1)), 3 * looks], 1).astype(np.float32)
+    answers = {}
+    for with_shots in (True, False):
+        ranker = in_shots(with_shots)
+        windows = ranker.encode_videos([("v", features, np.arange(41.0))])
+        queries = ranker.encode_tokens([sentence[None]])
+        (answers[with_shots],) = ranker.rank(windows, queries, [(0, 0)], 1, 0.5)
+    assert [span[:2] for span in answers[True]] == [(20, 30)]
+    assert [span[:2] for span in answers[False]] != [(20, 30)]
+    # The score compares videos, so it must not depend on the number of shots in one.
+    assert answers[True][0][2] == pytest.approx(answers[False][0][2], abs=0.5)
+
+
+def test_one_shot_is_as_no_shots():
+    sentence, features = planted(40, (20, 30))
+    features[:, DIM // 2 :] = 1
+    answers = []
+    for with_shots in (True, False):
+        ranker = in_shots(with_shots)
+        windows = ranker.encode_videos(
+            [("v", features, np.arange(41.0)), ("short", features[:25], np.arange(26.0))]
+        )
+        answers.append(ranker.rank(windows, ranker.encode_tokens([sentence]), [(0, 0), (1, 0)], 3, 0.5))
+    assert answers[0] == answers[1]
