@@ -6,10 +6,10 @@ SLIDES/val holds `moments.jsonl` and the videos that it names: `python -m benchm
 from captioned photos. --annotations takes another file of annotations, in any format that `vmr train` reads.
 
 `similarity` is `vmr index` without a checkpoint: by default the encoder `everyday`, with --encoder another
-one; `no_shots` is the same without looking for cuts. The controls: `constant`, the constant spans that fit
+one. `no_shots` is the same without looking for cuts. The controls: `constant`, the constant spans that fit
 these very annotations best (so they are better than any that could be known in advance), `middle_third` of
-the video, and `shuffled`, the similarity's answers for other videos. The interval is a bootstrap over videos, because the queries of a video are not
-independent.
+the video, and `shuffled`, the similarity's answers for other videos. The interval is a bootstrap over videos,
+because the queries of a video are not independent.
 """
 
 from __future__ import annotations
