@@ -175,11 +175,18 @@ def test_unknown_encoder(vmr, store: Path, tmp_path: Path):
     one_sentence(code, err, "unknown frame encoder 'resnet'")
 
 
-def test_up_without_a_model_names_the_ways(vmr, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(tmp_path)
+def test_up_with_an_encoder_that_knows_no_sentences_names_the_ways(vmr, tmp_path: Path):
+    (tmp_path / "videos").mkdir()
+    code, _, err = vmr("up", tmp_path / "videos", "--encoder", "imported:i3d", "--exit")
+    one_sentence(
+        code, err, "imported:i3d", "untrained", "checkpoint", "everyday", "clip", "hf:<name or path>"
+    )
+
+
+def test_up_of_a_folder_without_videos(vmr, tmp_path: Path):
     (tmp_path / "videos").mkdir()
     code, _, err = vmr("up", tmp_path / "videos", "--exit")
-    one_sentence(code, err, "no model", "--checkpoint", "--encoder hf:", "vmr demo")
+    one_sentence(code, err, f"no videos in {tmp_path / 'videos'}", ".mp4")
 
 
 def test_up_without_a_folder(vmr, tmp_path: Path):
