@@ -10,6 +10,7 @@ from pathlib import Path
 
 from vmr_ray.cli.common import has_display
 from vmr_ray.errors import VmrError
+from vmr_ray.storage import is_uri
 
 PLAYERS = ("mpv", "vlc", "ffplay")  # they can play a part of a file
 
@@ -39,9 +40,9 @@ def play(video_id: str, uri: str, start: float, end: float) -> None:
         VmrError: nothing here can play it, or the player failed.
     """
     player = next((name for name in PLAYERS if shutil.which(name)), None)
-    if player is not None and "://" not in uri and not Path(uri).is_file():
+    if player is not None and not is_uri(uri) and not Path(uri).is_file():
         raise VmrError(_moved(uri))
-    if player is not None and "://" not in uri:
+    if player is not None and not is_uri(uri):
         command = {
             "mpv": ["mpv", f"--start={start:.3f}", f"--end={end:.3f}", "--", uri],
             "vlc": ["vlc", f"--start-time={start:.3f}", f"--stop-time={end:.3f}", "--play-and-exit", uri],
