@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from vmr_ray.config import ModelConfig
 from vmr_ray.features import FeatureStore
+from vmr_ray.model.checkpoint import CheckpointInfo
 from vmr_ray.model.inputs import Example
 from vmr_ray.schema import Chunk, StoreSpec, Video
 
@@ -61,4 +63,16 @@ def example(frames: int = 6, queries: int = 2, spans: list | None = None) -> Exa
         [f"query {i}" for i in range(queries)],
         [rng.normal(size=(2 + i, 5)).astype(np.float16) for i in range(queries)],
         spans or [[(1.0, 3.0)] for _ in range(queries)],
+    )
+
+
+def checkpoint_info() -> CheckpointInfo:
+    """A small network's, for 8-d frames and 6-d tokens."""
+    return CheckpointInfo(
+        model=ModelConfig(dim=16, heads=2, video_layers=1, cross_layers=1),
+        frame_encoder="efficientnet-lite0",
+        frame_dim=8,
+        sampling="fps=1",
+        text_encoder="minilm",
+        token_dim=6,
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vmr_ray.config import ModelConfig
+from tests.builders import checkpoint_info
 from vmr_ray.errors import VmrError
 from vmr_ray.model.checkpoint import CheckpointInfo, load_network
 from vmr_ray.model.checkpoint import save_checkpoint as save
@@ -27,14 +27,7 @@ FILES = ("checkpoint.json", "model.safetensors", "trainer.safetensors", "history
 
 @pytest.fixture
 def info() -> CheckpointInfo:
-    return CheckpointInfo(
-        model=ModelConfig(dim=16, heads=2, video_layers=1, cross_layers=1),
-        frame_encoder="efficientnet-lite0",
-        frame_dim=8,
-        sampling="fps=1",
-        text_encoder="minilm",
-        token_dim=6,
-    )
+    return checkpoint_info()
 
 
 @pytest.fixture
