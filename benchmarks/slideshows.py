@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -40,10 +40,11 @@ from PIL import Image
 
 from benchmarks.common.media import write_video
 from benchmarks.common.output import print_line, run_command
-from benchmarks.slides.kinds import KINDS, SHOTS, Frames, Script
-from benchmarks.slides.photos import Photo, read_photos
+from benchmarks.slides.kinds import KINDS, Frames, Script
 from benchmarks.slides.screen import draw
 from vmr_ray.errors import VmrError
+from vmr_ray.photos.compose import SHOTS, deal
+from vmr_ray.photos.files import Photo, read_photos
 from vmr_ray.storage import write_bytes
 
 
@@ -104,18 +105,6 @@ def main(
                 print_line(f"{done} of {len(jobs)} videos")
     write_bytes(moments, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode())
     print_line(f"{len(lines)} queries -> {moments}")
-
-
-def deal(photos: int, videos: int, random: np.random.Generator) -> Iterator[list[int]]:
-    """The photos of each video: every photo once before any comes again, and none twice in a video."""
-    deck: list[int] = []
-    for _ in range(videos):
-        hand: list[int] = []
-        for _ in range(int(random.integers(SHOTS[0], SHOTS[1] + 1))):
-            if not deck:
-                deck = random.permutation(photos).tolist()
-            hand.append(deck.pop(next(i for i, photo in enumerate(deck) if photo not in hand)))
-        yield hand
 
 
 def annotate(

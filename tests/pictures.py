@@ -1,7 +1,11 @@
-"""Generated videos of pictures, for tests of what becomes of a frame's pixels."""
+"""Generated pictures as photos and as videos, for tests of what becomes of their pixels."""
 
 from __future__ import annotations
 
+import io
+import itertools
+import json
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -9,6 +13,8 @@ import av
 import numpy as np
 from PIL import Image
 
+# Far from each other in RGB, so that the nearest one to a decoded pixel is certain.
+COLOURS = list(itertools.product((20, 130, 240), (20, 240), (20, 240)))
 PICTURES, GOP = 3, 10  # each picture is shown for one GOP
 
 
@@ -44,3 +50,21 @@ def whole_frames(path: Path) -> list[np.ndarray]:
             for i, frame in enumerate(container.decode(video=0))
             if i % GOP == 0
         ]
+
+
+def jpeg(colour: Sequence[int], size: tuple[int, int] = (96, 64)) -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", size, tuple(colour)).save(stream, "JPEG", quality=95)
+    return stream.getvalue()
+
+
+def write_photos(folder: Path, colours: Sequence[Sequence[int]] = COLOURS) -> Path:
+    """A folder with a photo a colour, two captions each."""
+    folder.mkdir()
+    rows = []
+    for number, colour in enumerate(colours):
+        name = f"{number:02d}.jpg"
+        (folder / name).write_bytes(jpeg(colour, (96, 64) if number % 2 else (64, 96)))
+        rows += [{"file": name, "caption": f"{text} {number}"} for text in ("a wall of paint", "one colour,")]
+    (folder / "captions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder

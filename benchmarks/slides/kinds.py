@@ -13,7 +13,6 @@ import numpy as np
 
 from benchmarks.slides.screen import Layer, Place, View, strip_border, strip_heights
 
-SHOTS = (4, 8)  # photos of a video, both included
 SHOT_SECONDS = (3.0, 9.0)
 BACKGROUND_SECONDS = (10.0, 16.0)  # of `inset`
 CROSS_FADES = 0.4  # share of the joints of `slides` that are no hard cuts

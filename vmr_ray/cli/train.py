@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,25 +17,37 @@ from vmr_ray.cli.common import (
     JsonOption,
     SetOption,
     WorkersOption,
+    print_first,
     print_json,
     print_labelled,
     print_line,
     progress_bar,
     read_config,
 )
+from vmr_ray.errors import VmrError
+
+if TYPE_CHECKING:
+    from vmr_ray.training.train import TrainResult
 
 
 def train(
-    features: Annotated[str, typer.Argument(help="feature store")],
-    annotations: Annotated[
-        Path,
-        typer.Option(
-            "--annotations", "-a", help="JSONL/CSV with video, query, start, end, or a benchmark's file"
-        ),
-    ],
     to: Annotated[
         str, typer.Option("--out", "-o", help="run: a directory or URI; give the same one to resume")
     ],
+    features: Annotated[str | None, typer.Argument(help="feature store")] = None,
+    annotations: Annotated[
+        Path | None,
+        typer.Option(
+            "--annotations", "-a", help="JSONL/CSV with video, query, start, end, or a benchmark's file"
+        ),
+    ] = None,
+    photos: Annotated[
+        Path | None,
+        typer.Option(help="train on captioned photos instead: a folder of images, or a Parquet file"),
+    ] = None,
+    captions: Annotated[
+        Path | None, typer.Option(help="of a folder of photos; default: captions.jsonl or .csv in it")
+    ] = None,
     val: Annotated[
         Path | None, typer.Option(help="validation annotations; default: some videos are held out")
     ] = None,
@@ -48,26 +62,64 @@ def train(
     set_: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train the cross-interaction network.
+    """Train the cross-interaction network, on annotated videos or on captioned photos.
 
     Run the same command again to resume after an interruption.
     """
-    from vmr_ray.training.train import train as run
-
+    _check_sources(features, annotations, photos, captions, val)
     flags = {"train.workers": workers, "train.epochs": epochs, "train.use_gpu": gpu, "train.track": track}
     settings = read_config(config, set_, flags)
     with progress_bar("training", settings.train.epochs) as bar:
+        if photos is None:
+            from vmr_ray.training.train import train as run
 
-        def show_epoch(row: dict[str, float]) -> None:
-            text = f"loss {row['loss/total']:.3f}"
-            if "miou" in row:
-                text += f", R@1 IoU=0.5 {row['r1_at_0.5']:.1f}, mIoU {row['miou']:.1f}"
-            bar(row["epoch"], text, row["epochs"])
+            result = run(str(features), annotations or "", to, settings, val, partial(_show_epoch, bar))
+            extra: dict[str, Any] = {}
+        else:
+            from vmr_ray.workflows.photos import train_on_photos
 
-        result = run(features, annotations, to, settings, val, show_epoch)
+            def show_photos(done: int, total: int) -> None:
+                bar(done, "photos embedded", total)
+
+            found = train_on_photos(photos, to, settings, captions, partial(_show_epoch, bar), show_photos)
+            result = found.train
+            extra = {"photos": found.photos, "unreadable": [row.error for row in found.unreadable]}
     if as_json:
-        print_json({k: v for k, v in asdict(result).items() if k != "history"})
-        return
+        print_json({k: v for k, v in asdict(result).items() if k != "history"} | extra)
+    else:
+        print_first("left out:", extra.get("unreadable", []))
+        _show(result, str(features))
+
+
+def _check_sources(
+    features: str | None,
+    annotations: Path | None,
+    photos: Path | None,
+    captions: Path | None,
+    val: Path | None,
+) -> None:
+    """Raises VmrError unless there is either a feature store with annotations, or photos."""
+    if photos is not None and (features or annotations or val):
+        raise VmrError(
+            "--photos goes without a feature store, --annotations and --val: videos are composed of the "
+            "photos, and some photos are held out to validate on (train.val_fraction)"
+        )
+    if photos is None and captions is not None:
+        raise VmrError("--captions goes with --photos FOLDER: name the folder of the photos too")
+    if photos is None and features is None:
+        raise VmrError("there is nothing to train on: name a feature store and --annotations, or --photos")
+    if photos is None and annotations is None:
+        raise VmrError(f"{features} needs --annotations FILE: which sentence is true when")
+
+
+def _show_epoch(bar: Callable[..., None], row: dict[str, float]) -> None:
+    text = f"loss {row['loss/total']:.3f}"
+    if "miou" in row:
+        text += f", R@1 IoU=0.5 {row['r1_at_0.5']:.1f}, mIoU {row['miou']:.1f}"
+    bar(row["epoch"], text, row["epochs"])
+
+
+def _show(result: TrainResult, features: str) -> None:
     if result.without_features:
         print_labelled("note:", f"{result.without_features} annotations have no video in {features}")
     if result.outside:

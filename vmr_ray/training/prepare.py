@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,6 +24,7 @@ from vmr_ray.training.batches import ROW_SCHEMA, clip, to_row
 if TYPE_CHECKING:
     from ray.data import Dataset
 
+T = TypeVar("T")
 _READ_ROWS = 4  # read at once
 _PREPARE_VIDEOS = 16  # prepared at once; so few need no Ray Data pipeline
 
@@ -55,9 +56,7 @@ class Prepared:
         return fit_constants([span for span, _ in pairs], [duration for _, duration in pairs])
 
 
-def split(
-    groups: dict[str, list[Annotation]], fraction: float, seed: int
-) -> tuple[dict[str, list[Annotation]], dict[str, list[Annotation]]]:
+def split(groups: dict[str, T], fraction: float, seed: int) -> tuple[dict[str, T], dict[str, T]]:
     """(training, validation) groups: a share of the videos, at least one, is held out to validate on.
 
     The same seed holds out the same videos. A single video is not split.

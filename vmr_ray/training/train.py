@@ -97,8 +97,7 @@ def train(
                 f"no {what} of {source.path} is in the feature store {features} ({len(files)} videos there): "
                 "embed the annotated videos first, and check that the file names agree"
             )
-    digests = {"annotations": _digest(train_annotations), "val": _digest(val_annotations)}
-    claim_run(out, config, {"features": store.path, **digests})
+    claim_run(out, config, run_inputs(store.path, train_annotations, val_annotations))
 
     # Prepare the rows.
     from vmr_ray.cluster import connect
@@ -146,8 +145,10 @@ def _checkpoint_info(config: Config, spec: StoreSpec, text_name: str, rows: Prep
     )
 
 
-def _digest(rows: list[Annotation]) -> str:
-    return hashlib.sha256(repr(rows).encode()).hexdigest() if rows else ""
+def run_inputs(features: str, annotations: list[Annotation], val: list[Annotation]) -> dict[str, str]:
+    """What distinguishes a run from others with the same settings; `features` is the store's path."""
+    digests = [hashlib.sha256(repr(rows).encode()).hexdigest() if rows else "" for rows in (annotations, val)]
+    return dict(zip(("features", "annotations", "val"), (features, *digests), strict=True))
 
 
 # Settings that may change between two calls of one run: how long, and on how many machines, to train.

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import itertools
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,35 +14,19 @@ import pytest
 from PIL import Image
 
 from benchmarks import slideshows
-from benchmarks.slides.kinds import KINDS, SHOTS
-from benchmarks.slides.photos import read_photos
+from benchmarks.slides.kinds import KINDS
 from benchmarks.slides.screen import strip, strip_border
+from tests.pictures import COLOURS, jpeg, write_photos
 from vmr_ray.annotations import load_annotations
 from vmr_ray.errors import VmrError
+from vmr_ray.photos.compose import SHOTS
 
-# Far from each other in RGB, so that the nearest one to a decoded pixel is certain.
-COLOURS = list(itertools.product((20, 130, 240), (20, 240), (20, 240)))
 FPS, SIZE = 10, 48
-
-
-def jpeg(colour: Sequence[int], size: tuple[int, int] = (96, 64)) -> bytes:
-    stream = io.BytesIO()
-    Image.new("RGB", size, tuple(colour)).save(stream, "JPEG", quality=95)
-    return stream.getvalue()
 
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """A folder with a photo a colour, two captions each."""
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    rows = []
-    for number, colour in enumerate(COLOURS):
-        name = f"{number:02d}.jpg"
-        (folder / name).write_bytes(jpeg(colour, (96, 64) if number % 2 else (64, 96)))
-        rows += [{"file": name, "caption": f"{text} {number}"} for text in ("a wall of paint", "one colour,")]
-    (folder / "captions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return folder
+    return write_photos(tmp_path / "photos")
 
 
 def make(photos: Path, out: Path, **options: Any) -> Path:
@@ -167,14 +147,6 @@ def test_slices_of_the_photos_share_none(tmp_path: Path) -> None:
     assert {photo_of(line) for line in lines(val)} == set(range(8, 16))
 
 
-def test_every_photo_is_dealt_once_before_any_comes_again() -> None:
-    hands = list(slideshows.deal(11, 40, np.random.default_rng(0)))
-    assert {len(hand) for hand in hands} == set(range(SHOTS[0], SHOTS[1] + 1))
-    assert all(len(set(hand)) == len(hand) for hand in hands)
-    counts = np.bincount(list(itertools.chain(*hands)), minlength=11)
-    assert counts.max() - counts.min() <= 1
-
-
 def test_a_caption_of_two_photos_has_the_moments_of_both() -> None:
     script = KINDS["slides"]([0, 1, 2, 3], FPS, np.random.default_rng(0))
     captions = [["a dog"], ["a cat"], ["a dog"], ["a bird"]]
@@ -196,52 +168,7 @@ def test_photos_on_a_strip_meet_at_their_border() -> None:
         assert pixels[at + 10, number] == 255
 
 
-def test_captions_come_as_csv_and_photos_as_parquet_too(photos: Path, tmp_path: Path) -> None:
-    from_jsonl = read_photos(photos)
-    with (tmp_path / "other.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["caption", "file"])
-        for photo in from_jsonl:
-            writer.writerows([caption, Path(photo.name).name] for caption in photo.captions)
-    assert read_photos(photos, tmp_path / "other.csv") == from_jsonl
-    rows = [
-        {
-            "image": {"bytes": (photos / Path(photo.name).name).read_bytes(), "path": "x"},
-            "captions": list(photo.captions),
-        }
-        for photo in from_jsonl
-    ]
-    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "photos.parquet")
-    from_parquet = read_photos(tmp_path / "photos.parquet")
-    assert [photo.captions for photo in from_parquet] == [photo.captions for photo in from_jsonl]
-    assert [photo.open().size for photo in from_parquet] == [photo.open().size for photo in from_jsonl]
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "sentence"),
-    [
-        ("c.jsonl", '{"file": "00.jpg", "caption": "x"}\nnonsense', "c.jsonl, line 2: not a JSON object"),
-        ("c.jsonl", '{"file": "no.jpg", "caption": "x"}', "c.jsonl, line 1: there is no image .*no.jpg"),
-        ("c.jsonl", '{"file": "00.jpg", "caption": " "}', "c.jsonl, line 1: caption is empty"),
-        ("c.jsonl", "\n", "c.jsonl holds no captions"),
-        ("c.csv", "name,caption\n00.jpg,x\n", "c.csv, line 1: the header must name the columns file and"),
-        ("c.csv", "file,caption\n00.jpg,x, y\n", "c.csv, line 2: too many values"),
-        ("c.csv", 'file,caption\n00.jpg,"x', "c.csv, line 2: not CSV"),
-        ("c.csv", "file,caption\n00.jpg\n", "c.csv, line 2: caption is empty"),
-    ],
-)
-def test_bad_captions_are_named(photos: Path, tmp_path: Path, name: str, text: str, sentence: str) -> None:
-    (tmp_path / name).write_text(text)
-    with pytest.raises(VmrError, match=sentence) as error:
-        read_photos(photos, tmp_path / name)
-    assert "\n" not in str(error.value)
-
-
 def test_bad_photos_are_named(photos: Path, tmp_path: Path) -> None:
-    with pytest.raises(VmrError, match=r"none does not exist: name a folder"):
-        read_photos(tmp_path / "none")
-    with pytest.raises(VmrError, match=r"has no captions.jsonl or captions.csv"):
-        read_photos(tmp_path)
     with pytest.raises(VmrError, match=r"2 photos of .* are in the slice"):
         make(photos, tmp_path / "out", first=10)
     (photos / "03.jpg").write_bytes(jpeg(COLOURS[3])[:200])
@@ -249,19 +176,6 @@ def test_bad_photos_are_named(photos: Path, tmp_path: Path) -> None:
         make(photos, tmp_path / "out")
     assert "\n" not in str(error.value)
     assert not (tmp_path / "out" / "moments.jsonl").exists()
-
-
-def test_a_parquet_file_must_have_one_column_of_each_kind(tmp_path: Path) -> None:
-    path = tmp_path / "photos.parquet"
-    pq.write_table(pa.table({"a": [b"x"], "b": [b"y"], "captions": [["z"]]}), path)
-    with pytest.raises(VmrError, match=r"photos.parquet must have one column of encoded images .* has a, b"):
-        read_photos(path)
-    pq.write_table(pa.table({"name": ["p1", "p2"], "a": [b"x", b"y"], "captions": [["z"], []]}), path)
-    with pytest.raises(VmrError, match=r"photos.parquet, p2: it has no captions"):
-        read_photos(path)
-    path.write_bytes(b"nonsense")
-    with pytest.raises(VmrError, match=r"cannot read the photos .*photos.parquet"):
-        read_photos(path)
 
 
 def test_finished_videos_are_not_overwritten(photos: Path, tmp_path: Path) -> None:
