@@ -10,6 +10,9 @@ one. `no_shots` is the same without looking for cuts. The controls: `constant`, 
 these very annotations best (so they are better than any that could be known in advance), `middle_third` of
 the video, and `shuffled`, the similarity's answers for other videos. The interval is a bootstrap over videos,
 because the queries of a video are not independent.
+
+--photos adds the row `photos`: a network that `vmr train --photos` trains on captioned photos, which should
+be others than those that the videos show.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ import numpy as np
 import typer
 
 from benchmarks.common.output import Figures, JsonOption, print_line, print_table, run_command, write_figures
+from benchmarks.common.photos import photos_row
 from vmr_ray.annotations import AnnotationSet, load_annotations
 from vmr_ray.annotations.video_ids import by_video
 from vmr_ray.cluster import quiet
@@ -42,6 +46,7 @@ METRICS = ("r1_at_0.3", "r1_at_0.5", "r1_at_0.7", "miou")
 ROWS = {
     "similarity": "similarity",
     "no_shots": "without looking for cuts",
+    "photos": "trained on --photos",
     "constant": "constant span, fitted here",
     "middle_third": "middle third",
     "shuffled": "videos shuffled",
@@ -57,6 +62,8 @@ def main(
         Path | None, typer.Option(help="feature store to use and to extend; default: a temporary one")
     ] = None,
     encoder: Annotated[str, typer.Option(help="as in `vmr embed`")] = "everyday",
+    photos: Annotated[Path | None, typer.Option(help="captioned photos, as in `vmr train`")] = None,
+    epochs: Annotated[int, typer.Option(min=1, help="passes over the videos composed of --photos")] = 6,
     json_: JsonOption = None,
 ) -> None:
     """Embed the videos, ask every query about its own video, print the table."""
@@ -65,7 +72,10 @@ def main(
     with tempfile.TemporaryDirectory(prefix="vmr-untrained-") as temporary:
         store = features or Path(temporary) / "features"
         embed([data], store, EmbedConfig(encoder=encoder))
-        figures = measure(FeatureStore.open(str(store)), asked)
+        embedded = FeatureStore.open(str(store))
+        figures = measure(embedded, asked)
+        if photos is not None:
+            figures |= photos_row(photos, Path(temporary) / "photos", epochs, embedded, asked, METRICS)
     show(figures)
     write_figures(json_, figures)
 
@@ -139,7 +149,8 @@ def bootstrap(ious: np.ndarray, video_index: np.ndarray) -> Figures:
 
 def show(figures: Figures) -> None:
     """The table, with the similarity's interval below it."""
-    rows = [[name, *(f"{figures[f'{row}.{m}']:.1f}" for m in METRICS)] for row, name in ROWS.items()]
+    measured = {row: name for row, name in ROWS.items() if f"{row}.miou" in figures}
+    rows = [[name, *(f"{figures[f'{row}.{m}']:.1f}" for m in METRICS)] for row, name in measured.items()]
     bounds = [f"{figures[f'similarity.{m}_low']:.1f}-{figures[f'similarity.{m}_high']:.1f}" for m in METRICS]
     rows.insert(1, ["  95 % interval", *bounds])
     print_table("without training, percent", ("R@1 at IoU", "0.3", "0.5", "0.7", "mIoU"), rows)

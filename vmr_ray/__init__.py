@@ -21,6 +21,7 @@ _MODULES = {
     "reproduce": "vmr_ray.workflows.reproduce",
     "run_pipeline": "vmr_ray.workflows.pipeline",
     "train": "vmr_ray.training.train",
+    "train_on_photos": "vmr_ray.workflows.photos",
     "up": "vmr_ray.workflows.up",
 }
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "reproduce",
     "run_pipeline",
     "train",
+    "train_on_photos",
     "up",
 ]
 
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from vmr_ray.search.result import SearchRequest, SearchResult
     from vmr_ray.search.searcher import Searcher
     from vmr_ray.training.train import train
+    from vmr_ray.workflows.photos import train_on_photos
     from vmr_ray.workflows.pipeline import run_pipeline
     from vmr_ray.workflows.reproduce import reproduce
     from vmr_ray.workflows.up import up

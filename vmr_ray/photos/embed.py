@@ -21,7 +21,7 @@ from vmr_ray.encoders import FrameEncoder, frame_encoder, frame_scaling, frame_s
 from vmr_ray.errors import VmrError
 from vmr_ray.features import FeatureStore
 from vmr_ray.photos.files import Photo
-from vmr_ray.photos.views import VIEWS, views
+from vmr_ray.photos.views import SAMPLING, VIEWS, views
 from vmr_ray.schema import Chunk, Quarantined, StoreSpec, Video
 
 _BATCH = 16  # photos that a worker embeds together
@@ -31,12 +31,11 @@ Progress = Callable[[int, int], None]
 
 
 def photo_entry(photo: Photo) -> Video:
-    """A photo as an entry of the store: a file by its path, an image in a Parquet file by its content."""
+    """A photo as an entry of a feature store; its fingerprint changes with the image."""
     if isinstance(photo.image, bytes):
-        return Video(hashlib.sha256(photo.image).hexdigest(), photo.name, "", len(photo.image))
-    info = photo.image.stat()
-    path = str(photo.image.absolute())
-    return Video(path, path, f"{info.st_size}-{info.st_mtime_ns}", info.st_size)
+        return Video(photo.photo_id, photo.name, size=len(photo.image))
+    info, path = photo.image.stat(), str(photo.image.absolute())
+    return Video(photo.photo_id, path, f"{info.st_size}-{info.st_mtime_ns}", info.st_size)
 
 
 def embed_photos(
@@ -53,7 +52,7 @@ def embed_photos(
     """
     _, dim = frame_spec(config.encoder)
     fit = frame_scaling(config.encoder, config.fit).fit
-    store = FeatureStore.create(out, StoreSpec(config.encoder, dim, f"views={VIEWS}", fit=fit))
+    store = FeatureStore.create(out, StoreSpec(config.encoder, dim, SAMPLING, fit=fit))
     by_id = {(video := photo_entry(photo)).video_id: (video, photo) for photo in photos}
     videos = [video for video, _ in by_id.values()]
     done = store.finished(videos)
@@ -130,7 +129,7 @@ class EmbedPhotos:
             name, data = row.pop("name"), row.pop("data")
             video = Video(**row)
             try:
-                image = Photo(name, Path(video.uri) if data is None else data, ()).open()
+                image = Photo(video.video_id, name, Path(video.uri) if data is None else data, ()).open()
             except VmrError as error:
                 failed.append(Quarantined(video.video_id, video.uri, "open", str(error)))
                 self.store.quarantine.add(failed[-1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 from collections.abc import Iterable, Iterator
@@ -24,10 +25,12 @@ class Photo:
     """One photo and the sentences that describe it.
 
     Attributes:
+        photo_id: its file below the folder, or the SHA-256 of the image in a Parquet file.
         name: what errors call it: its file, or the Parquet file and the photo's name in it.
         image: the file, or the encoded image itself.
     """
 
+    photo_id: str
     name: str
     image: Path | bytes
     captions: tuple[str, ...]
@@ -91,7 +94,10 @@ def _read_folder(folder: Path, captions: Path) -> list[Photo]:
         by_file.setdefault(file, []).append(caption)
     if not by_file:
         raise VmrError(f"{captions} holds no captions: write a row with file and caption for each")
-    return [Photo(str(folder / file), folder / file, tuple(sentences)) for file, sentences in by_file.items()]
+    return [
+        Photo(file, str(folder / file), folder / file, tuple(sentences))
+        for file, sentences in by_file.items()
+    ]
 
 
 def _caption_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -160,7 +166,8 @@ def _read_parquet(path: Path) -> list[Photo]:
             raise VmrError(
                 f"{where}: it has no {'captions' if data else 'image'}: fill it in or delete the row"
             )
-        photos.append(Photo(where, data, tuple(text.strip() for text in captions)))
+        digest = hashlib.sha256(data).hexdigest()
+        photos.append(Photo(digest, where, data, tuple(text.strip() for text in captions)))
     return photos
 
 

@@ -12,6 +12,8 @@ from vmr_ray.schema import Scaling
 from vmr_ray.video.decode.scaling import scale_frame
 
 VIEWS = 4  # of a photo, the whole one included
+# What feature stores call the views: when they are drawn in another way, they need another name.
+SAMPLING = f"views={VIEWS}"
 _SIDES = (0.5, 1.0)  # of a part, as a share of the photo's
 _SHAPES = (3 / 4, 4 / 3)  # width to height of a part, as a multiple of the photo's
 

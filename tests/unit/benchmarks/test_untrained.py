@@ -40,6 +40,9 @@ def test_words_are_found_in_features_of_classes(tmp_path: Path, capsys: pytest.C
     untrained.show(figures)
     printed = capsys.readouterr().out
     assert max(map(len, printed.splitlines())) <= WIDTH and "videos shuffled" in printed
+    assert "trained on --photos" not in printed
+    untrained.show(figures | {f"photos.{metric}": 50.0 for metric in untrained.METRICS})
+    assert "trained on --photos" in capsys.readouterr().out
 
     (tmp_path / "one.jsonl").write_text(json.dumps(rows[0]))
     with pytest.raises(VmrError, match="names 1 of the videos"):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import typer
 
+from tests.pictures import write_photos
 from vmr_ray import __version__, cli
 from vmr_ray.cli import doctor
 from vmr_ray.cli.app import app
@@ -152,6 +153,49 @@ def test_damaged_run_file(vmr, store: Path, tmp_path: Path, content: str):
     (run / "run.json").write_text(content)
     code, _, err = vmr("train", store, "-a", path, "-o", run)
     one_sentence(code, err, f"{run}/run.json", "choose another --out, or delete it to start again")
+
+
+def test_photos_without_captions(vmr, tmp_path: Path):
+    (tmp_path / "photos").mkdir()
+    code, _, err = vmr("train", "--photos", tmp_path / "photos", "-o", tmp_path / "run")
+    one_sentence(code, err, "photos has no captions.jsonl or captions.csv", "--captions")
+    assert not (tmp_path / "run").exists()
+
+
+def test_captions_of_a_photo_that_is_missing(vmr, tmp_path: Path):
+    photos = write_photos(tmp_path / "photos")
+    (photos / "03.jpg").unlink()
+    code, _, err = vmr("train", "--photos", photos, "-o", tmp_path / "run")
+    one_sentence(code, err, "captions.jsonl, line 7: there is no image", "03.jpg")
+    assert not (tmp_path / "run").exists()
+
+
+def test_too_few_photos(vmr, tmp_path: Path):
+    photos = write_photos(tmp_path / "photos")
+    code, _, err = vmr("train", "--photos", photos, "-o", tmp_path / "run")
+    one_sentence(code, err, "photos has 12 captioned photos", "at least 16 are needed")
+    assert not (tmp_path / "run").exists()
+
+
+def test_photos_have_no_key_frames(vmr, tmp_path: Path):
+    photos, sampling = write_photos(tmp_path / "photos"), "embed.decode.sampling=keyframes"
+    code, _, err = vmr("train", "--photos", photos, "-o", tmp_path / "run", "--set", sampling)
+    one_sentence(code, err, sampling, "fps=X")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ((), "nothing to train on: name a feature store and --annotations, or --photos"),
+        (("features",), "features needs --annotations FILE"),
+        (("features", "--photos", "photos"), "--photos goes without a feature store"),
+        (("--photos", "photos", "--val", "val.jsonl"), "held out to validate on"),
+        (("features", "-a", "a.jsonl", "--captions", "c.csv"), "--captions goes with --photos"),
+    ],
+)
+def test_one_kind_of_training_at_a_time(vmr, tmp_path: Path, words: tuple[str, ...], sentence: str):
+    code, _, err = vmr("train", *words, "-o", tmp_path / "run")
+    one_sentence(code, err, sentence)
 
 
 def test_no_feature_store(vmr, tmp_path: Path):

@@ -16,7 +16,7 @@ from vmr_ray.photos.compose import frame_features, shots
 from vmr_ray.photos.embed import EmbedPhotos, embedding_rows, photo_entry
 from vmr_ray.photos.files import Photo, read_photos
 from vmr_ray.photos.store import Compose, Composition, composition_rows, plan
-from vmr_ray.photos.views import VIEWS
+from vmr_ray.photos.views import SAMPLING, VIEWS
 from vmr_ray.schema import StoreSpec, Video
 
 
@@ -26,13 +26,13 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Photo]:
     folder = write_photos(tmp_path_factory.mktemp("photos") / "photos", COLOURS[:8])
     (folder / "03.jpg").write_bytes(jpeg(COLOURS[3])[:200])
     read = read_photos(folder)
-    return [*read[1:], Photo("in memory", read[0].image.read_bytes(), read[0].captions)]
+    return [*read[1:], Photo("memory", "in memory", read[0].image.read_bytes(), read[0].captions)]
 
 
 @pytest.fixture(scope="module")
 def views(photos: list[Photo], tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
     root = str(tmp_path_factory.mktemp("views"))
-    store = FeatureStore.create(root, StoreSpec("efficientnet-lite0", 1280, f"views={VIEWS}"))
+    store = FeatureStore.create(root, StoreSpec("efficientnet-lite0", 1280, SAMPLING))
     rows = embedding_rows([(photo_entry(photo), photo) for photo in photos])
     embedded = EmbedPhotos(EmbedConfig(), root, "cpu")(pa.Table.from_pylist(rows)).to_pylist()
     assert [row["photos"] for row in embedded] == [8]

@@ -37,6 +37,8 @@ def test_captions_come_as_csv_and_photos_as_parquet_too(photos: Path, tmp_path: 
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "photos.parquet")
     from_parquet = read_photos(tmp_path / "photos.parquet")
     assert [photo.captions for photo in from_parquet] == [photo.captions for photo in from_jsonl]
+    assert {photo.photo_id for photo in from_jsonl} == {path.name for path in photos.glob("*.jpg")}
+    assert len({photo.photo_id for photo in from_parquet}) == len(from_parquet)
     assert [photo.open().size for photo in from_parquet] == [photo.open().size for photo in from_jsonl]
 
 
