@@ -63,7 +63,10 @@ def main(
     ] = None,
     encoder: Annotated[str, typer.Option(help="as in `vmr embed`")] = "everyday",
     photos: Annotated[Path | None, typer.Option(help="captioned photos, as in `vmr train`")] = None,
-    epochs: Annotated[int, typer.Option(min=1, help="passes over the videos composed of --photos")] = 6,
+    photos_run: Annotated[
+        Path | None, typer.Option(help="keep that training there, and use it again; default: a temporary one")
+    ] = None,
+    epochs: Annotated[int, typer.Option(min=1, help="passes over the videos composed of --photos")] = 3,
     json_: JsonOption = None,
 ) -> None:
     """Embed the videos, ask every query about its own video, print the table."""
@@ -75,7 +78,8 @@ def main(
         embedded = FeatureStore.open(str(store))
         figures = measure(embedded, asked)
         if photos is not None:
-            figures |= photos_row(photos, Path(temporary) / "photos", epochs, embedded, asked, METRICS)
+            run = photos_run or Path(temporary) / "photos"
+            figures |= photos_row(photos, run, epochs, embedded, asked, METRICS)
     show(figures)
     write_figures(json_, figures)
 
