@@ -33,10 +33,6 @@ from vmr_ray.model.windows import Window
 from vmr_ray.schema import StoreSpec
 
 _BATCH = 64  # pairs compared at once
-# In windows of several shots: what it costs a span to cross a cut, and the factor of the contrast. With a
-# higher contrast fewer frames count as the moment's.
-_CUT_COST = 2.5 * PEAK
-_SHOTS_CONTRAST = 1.25
 
 
 def similarity_checkpoint(spec: StoreSpec, root: str) -> CheckpointInfo:
@@ -72,9 +68,8 @@ class SimilarityPredictor:
 
     has_membership = True
 
-    def __init__(self, info: CheckpointInfo, device: str = "cpu"):
-        assert info.similarity is not None
-        self.info, self.device, self.similarity = info, device, info.similarity
+    def __init__(self, network: SimilarityNetwork, info: CheckpointInfo, device: str = "cpu"):
+        self.network, self.info, self.device = network.to(device).eval(), info, device
 
     @cached_property
     def text(self) -> TextEncoder:
@@ -117,9 +112,8 @@ class SimilarityPredictor:
             part = pairs[at : at + batch]
             part_windows = [windows[w] for w, _ in part]
             query_index = [q for _, q in part]
-            logits, mask, shots = self._logits(part_windows, queries.vectors[query_index])  # [Q, T] all
+            heads, logits, mask = self._compare(part_windows, queries.vectors[query_index])
             edges, cores = [w.edges for w in part_windows], [w.core for w in part_windows]
-            heads = _heads(logits, mask, shots)
             assert heads.membership is not None
             decoded = decode_spans(heads, mask, edges, top_k, nms, cores=cores)
             # The contrast places the span within its window; the plain logit compares windows.
@@ -135,61 +129,13 @@ class SimilarityPredictor:
         if not windows:
             return []
         vectors = queries.vectors[query].expand(len(windows), -1)  # [Q, dim]
-        logits, mask, _ = self._logits(windows, vectors)  # [Q, T] both
-        contrasted = _contrasted(logits.view(1, -1), mask.view(1, -1))  # [1, Q * T]
+        _, logits, mask = self._compare(windows, vectors)  # [Q, T] both
+        contrasted = contrasted(logits.view(1, -1), mask.view(1, -1))  # [1, Q * T]
         probabilities = (contrasted.view_as(logits) - PEAK).sigmoid().cpu().numpy()  # [Q, T]
         return [row[slice(*window.core)] for row, window in zip(probabilities, windows, strict=True)]
 
-    def _logits(self, windows: Sequence[Window], vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits, mask and shots [Q, T] of the frames of Q windows, each for its own query [Q, dim].
-
-        The shots of a window are numbered from 0 on.
-        """
+    def _compare(self, windows: Sequence[Window], vectors: Tensor) -> tuple[Heads, Tensor, Tensor]:
+        """Heads, logits and mask [Q, T] of Q windows, each for its own query [Q, dim]."""
         frames, mask = (x.to(self.device) for x in pad([window.states for window in windows]))  # [Q, T, dim]
-        frames = frames.float()
-        cosine = (frames @ vectors.unsqueeze(2)).squeeze(2)  # [Q, T]
-        shots = self._shots(frames)  # [Q, T]
-        # One frame alone is noisy, so neighbours are averaged; at either end of a shot a frame is its own
-        # neighbour. The padding counts as a shot.
-        number = torch.where(mask, shots, -1)  # [Q, T]
-        same = number[:, 1:] == number[:, :-1]  # [Q, T - 1]
-        before, after = cosine.clone(), cosine.clone()
-        before[:, 1:] = torch.where(same, cosine[:, :-1], cosine[:, 1:])
-        after[:, :-1] = torch.where(same, cosine[:, 1:], cosine[:, :-1])
-        smooth = (before + 2 * cosine + after) / 4
-        return self.similarity.scale * smooth + self.similarity.bias, mask, shots
-
-    def _shots(self, frames: Tensor) -> Tensor:
-        """The number [Q, T] of each frame's shot; frames [Q, T, dim]."""
-        cuts = torch.zeros(frames.shape[:2], dtype=torch.long, device=frames.device)  # [Q, T]
-        if self.similarity.shots is not None:
-            first, change = self.similarity.shots
-            looks = normalize(frames[..., first:], dim=-1)  # [Q, T, dim]
-            cuts[:, 1:] = (looks[:, 1:] * looks[:, :-1]).sum(2) < 1 - change
-        return cuts.cumsum(1)
-
-
-def _heads(logits: Tensor, mask: Tensor, shots: Tensor) -> Heads:
-    """What places a span within its window: the logits' contrast, and the shots, all [Q, T].
-
-    In a window of several shots a span pays for every cut that it crosses, and a frame counts half with its
-    own logit and half with its shot's.
-    """
-    number = torch.where(mask, shots, -1)  # [Q, T]
-    together = (number.unsqueeze(2) == number.unsqueeze(1)).float()  # [Q, T, T]
-    of_shot = (together @ logits.unsqueeze(2)).squeeze(2) / together.sum(2)  # [Q, T]
-    contrast = _contrasted((logits + of_shot) / 2, mask)  # [Q, T]
-    several = (shots * mask).amax(1, keepdim=True) > 0  # [Q, 1]
-    crossed = _CUT_COST * shots.float()  # [Q, T]
-    return Heads(crossed, -crossed, torch.where(several, _SHOTS_CONTRAST * contrast, contrast))
-
-
-def _contrasted(logits: Tensor, mask: Tensor) -> Tensor:
-    """Logits [Q, T], shifted and scaled to 0 at the row's lower quartile and 2 * PEAK at its best frame.
-
-    Frames above the middle of the two count as the moment's. The scale is the row's own, because encoders
-    give a fitting frame a logit that is only a little higher, and how much differs from query to query.
-    """
-    best = peak(logits, mask).unsqueeze(1)  # [Q, 1]
-    low = logits.masked_fill(~mask, float("nan")).nanquantile(0.25, dim=1, keepdim=True)  # [Q, 1]
-    return (logits - low) / (best - low).clamp_min(1e-6) * 2 * PEAK
+        heads, logits = self.network(frames, mask, vectors)
+        return heads, logits, mask
