@@ -65,18 +65,18 @@ def main(
     with tempfile.TemporaryDirectory(prefix="vmr-untrained-") as temporary:
         store = features or Path(temporary) / "features"
         embed([data], store, EmbedConfig(encoder=encoder))
-        figures = measure(FeatureStore.open(str(store)), asked)
+        figures = measure(FeatureStore.open(str(store)), asked, encoder)
     show(figures)
     write_figures(json_, figures)
 
 
-def measure(store: FeatureStore, asked: AnnotationSet) -> Figures:
+def measure(store: FeatureStore, asked: AnnotationSet, encoder: str | None = None) -> Figures:
     """The metrics of all rows, and the bounds of the similarity's 95 % interval.
 
     Raises:
         VmrError: fewer than two of the annotated videos are in the store, or its features know no sentences.
     """
-    info = similarity_checkpoint(store.spec, store.root)
+    info = similarity_checkpoint(store.spec, store.root, encoder)
     predictor = SimilarityPredictor(info)
     assert info.similarity is not None
     without_shots = info.similarity.model_copy(update={"shots": None})
