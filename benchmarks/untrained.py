@@ -76,7 +76,7 @@ def main(
         store = features or Path(temporary) / "features"
         embed([data], store, EmbedConfig(encoder=encoder))
         embedded = FeatureStore.open(str(store))
-        figures = measure(embedded, asked)
+        figures = measure(embedded, asked, encoder)
         if photos is not None:
             run = photos_run or Path(temporary) / "photos"
             figures |= photos_row(photos, run, epochs, embedded, asked, METRICS)
@@ -84,13 +84,13 @@ def main(
     write_figures(json_, figures)
 
 
-def measure(store: FeatureStore, asked: AnnotationSet) -> Figures:
+def measure(store: FeatureStore, asked: AnnotationSet, encoder: str | None = None) -> Figures:
     """The metrics of all rows, and the bounds of the similarity's 95 % interval.
 
     Raises:
         VmrError: fewer than two of the annotated videos are in the store, or its features know no sentences.
     """
-    info = similarity_checkpoint(store.spec, store.root)
+    info = similarity_checkpoint(store.spec, store.root, encoder)
     predictor = SimilarityPredictor(info)
     assert info.similarity is not None
     without_shots = info.similarity.model_copy(update={"shots": None})

@@ -1,14 +1,15 @@
-"""Makes the numbers of the encoder `everyday`, `vmr_ray/encoders/everyday.safetensors`.
+"""Makes the numbers of `everyday` and `everyday-multilingual`, `vmr_ray/encoders/NAME.safetensors`.
 
     pip download timm --no-deps
     python -m tools.everyday timm-*.whl
+    python -m tools.everyday timm-*.whl --encoder everyday-multilingual
 
 The names and definitions of the 1,000 ImageNet classes are read from a wheel of timm, which is not installed;
 only their sentence vectors are kept. The neutral sentences come from the grammar below. No picture and no
 caption goes into the file.
 
-The numbers belong to the name `everyday`: indexes hold vectors that were made with them. If they change, the
-encoder needs another name.
+The numbers belong to the name: indexes hold vectors that were made with them. If they change, the encoder
+needs another name.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import numpy as np
 from safetensors.numpy import save
 
 from vmr_ray.encoders import everyday
-from vmr_ray.encoders.minilm import MiniLMEncoder
+from vmr_ray.encoders.names import EVERYDAY, MULTILINGUAL
 from vmr_ray.errors import VmrError
 from vmr_ray.storage import write_bytes
 
@@ -64,13 +65,15 @@ THING = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Make the numbers of the encoder `everyday`.")
+    parser = argparse.ArgumentParser(description="Make the numbers of `everyday`.")
     parser.add_argument("wheel", type=Path, help="a wheel of timm")
-    parser.add_argument("--out", type=Path, default=everyday.DATA)
+    parser.add_argument("--encoder", choices=(EVERYDAY, MULTILINGUAL), default=EVERYDAY)
+    parser.add_argument("--out", type=Path, help="default: where the package keeps it")
     arguments = parser.parse_args()
-    data = save(tables(read_classes(arguments.wheel)))
-    write_bytes(str(arguments.out), data)
-    print(f"{len(data) / 1e6:.2f} MB -> {arguments.out}")
+    out = arguments.out or everyday.data_file(arguments.encoder)
+    data = save(tables(read_classes(arguments.wheel), arguments.encoder))
+    write_bytes(str(out), data)
+    print(f"{len(data) / 1e6:.2f} MB -> {out}")
 
 
 def read_classes(wheel: Path) -> list[tuple[str, str]]:
@@ -91,9 +94,9 @@ def read_classes(wheel: Path) -> list[tuple[str, str]]:
     return [(names[synset], meanings[synset]) for synset in synsets]
 
 
-def tables(classes: list[tuple[str, str]]) -> dict[str, np.ndarray]:
-    """The arrays that `everyday.Tables` reads."""
-    encoder = MiniLMEncoder(threads=1)
+def tables(classes: list[tuple[str, str]], name: str) -> dict[str, np.ndarray]:
+    """The arrays that `everyday.EverydayTables` reads."""
+    encoder = everyday.sentence_encoder(name, threads=1)
     weights = everyday.classifier()[0].astype(np.float64)  # [1000, 1280]
     both = everyday.sentence_vectors(encoder, [f"{name}: {meaning}" for name, meaning in classes])
     names, meanings = (
@@ -102,9 +105,9 @@ def tables(classes: list[tuple[str, str]]) -> dict[str, np.ndarray]:
     vectors = everyday.unit(both + (names + meanings) / 2).astype(np.float16)
 
     # Ridge regression from the classes' sentences to their weights, in its main directions.
-    inputs = vectors.astype(np.float64)  # [1000, 384]
+    inputs = vectors.astype(np.float64)  # [1000, S]
     gram = inputs.T @ inputs + RIDGE * np.eye(inputs.shape[1])
-    ridge = np.linalg.solve(gram, inputs.T @ (weights - weights.mean(0)))  # [384, 1280]
+    ridge = np.linalg.solve(gram, inputs.T @ (weights - weights.mean(0)))  # [S, 1280]
     left, scales, right = np.linalg.svd(ridge, full_matrices=False)
 
     neutral = everyday.sentence_vectors(encoder, neutral_sentences())

@@ -52,8 +52,8 @@ class EmbedConfig(Section):
 
     encoder: str = Field(
         "efficientnet-lite0",
-        description="efficientnet-lite0 (everyday means the same), clip, clip-large, siglip, siglip2, or "
-        "hf:NAME or hf:PATH of a CLIP- or SigLIP-style model",
+        description="efficientnet-lite0 (everyday and everyday-multilingual mean the same), clip, "
+        "clip-large, siglip, siglip2, or hf:NAME or hf:PATH of a CLIP- or SigLIP-style model",
     )
     fit: Fit | None = Field(
         None,

@@ -116,7 +116,9 @@ def test_one_model_at_most(tmp_path: Path):
         workflow.up(tmp_path / "gone", "run/best")
     with pytest.raises(VmrError, match="give either a checkpoint or an encoder"):
         workflow.up(tmp_path, "run/best", "everyday")
-    with pytest.raises(VmrError, match="resnet cannot search untrained: .* everyday, clip,"):
+    with pytest.raises(
+        VmrError, match="resnet cannot search untrained: .* everyday, everyday-multilingual, clip,"
+    ):
         workflow.up(tmp_path, encoder="resnet")
     with pytest.raises(VmrError, match="holds no video|no video"):
         workflow.up(tmp_path)

@@ -25,6 +25,10 @@ def index(
         str | None,
         typer.Option(help="checkpoint directory, such as run/best; default: search without training"),
     ] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(help="without a checkpoint: everyday (default) or everyday-multilingual"),
+    ] = None,
     metadata: Annotated[
         str | None,
         typer.Option(help="JSONL or CSV with video_id and fields of your own, by which searches can filter"),
@@ -49,6 +53,7 @@ def index(
             read_config(config, set_).index,
             lambda done, total: bar(done, "videos", total),
             metadata=read_metadata(metadata) if metadata else None,
+            encoder=encoder,
         )
     if as_json:
         print_json(asdict(summary) | {"out": to})

@@ -18,8 +18,8 @@ def up(
     encoder: Annotated[
         str | None,
         typer.Option(
-            help="without training: everyday (default; needs no network), clip, clip-large, siglip, "
-            "siglip2, or hf:NAME or hf:PATH of a CLIP/SigLIP-style model"
+            help="without training: everyday (default; needs no network), everyday-multilingual, clip, "
+            "clip-large, siglip, siglip2, or hf:NAME or hf:PATH of a CLIP/SigLIP-style model"
         ),
     ] = None,
     directory: Annotated[

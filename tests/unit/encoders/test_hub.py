@@ -57,11 +57,15 @@ print(dual_encoder("hf:{model}").sentence(["a dog"]).shape)
 
 def test_short_names() -> None:
     assert stored_encoder("everyday") == "efficientnet-lite0"
+    assert stored_encoder("everyday-multilingual") == "efficientnet-lite0"
     assert stored_encoder("siglip2").startswith("hf:google/siglip2-")
     for name in ("hf:some/model", "hf:clip", "imported:i3d", "unknown"):
         assert stored_encoder(name) == name
     assert dual_encoder_of("efficientnet-lite0") == "everyday"
-    assert dual_encoder_of("hf:clip") == "hf:clip"
+    assert dual_encoder_of("efficientnet-lite0", "everyday-multilingual") == "everyday-multilingual"
+    assert dual_encoder_of("efficientnet-lite0", "efficientnet-lite0") == "everyday"
+    assert dual_encoder_of("hf:clip") == dual_encoder_of("hf:clip", "hf:clip") == "hf:clip"
+    assert dual_encoder_of("hf:clip", "everyday") is None
     assert dual_encoder_of("imported:i3d") is None
 
 

@@ -95,6 +95,18 @@ def test_features_that_know_no_sentences_are_refused():
     spec = StoreSpec(encoder="imported:i3d", dim=1024, sampling="fps=1")
     with pytest.raises(VmrError, match="give a --checkpoint, or embed with --encoder everyday, or hf:"):
         similarity_checkpoint(spec, "features")
+    with pytest.raises(
+        VmrError, match="which the encoder everyday does not read: embed with --encoder everyday"
+    ):
+        similarity_checkpoint(spec, "features", "everyday")
+
+
+def test_another_encoder_of_the_same_features():
+    spec = StoreSpec(encoder="efficientnet-lite0", dim=1280, sampling="fps=1")
+    usual, other = similarity_checkpoint(spec, "f"), similarity_checkpoint(spec, "f", "everyday-multilingual")
+    assert usual == similarity_checkpoint(spec, "f", "everyday")
+    assert other.text_encoder == "sentence:everyday-multilingual"
+    assert other.frame_encoder == usual.frame_encoder and other.version != usual.version
 
 
 def test_features_of_the_default_encoder_need_no_checkpoint(tmp_path: Path):
