@@ -17,6 +17,7 @@ from safetensors.torch import load, save
 from vmr_ray.config import ModelConfig, validated
 from vmr_ray.errors import VmrError, one_line
 from vmr_ray.model.cross_interaction import CrossInteraction
+from vmr_ray.model.similarity_network import SimilarityNetwork
 from vmr_ray.schema import Fit, StoreSpec
 from vmr_ray.storage import join, read_bytes, read_json, write_bytes
 
@@ -26,7 +27,8 @@ FORMAT = 1
 class Similarity(BaseModel):
     """Ranking without a network: a dual encoder's logit is `scale * cosine + bias`.
 
-    `shots` is the encoder's, see `DualEncoder`; without it a video counts as one shot.
+    `shots` is the encoder's, see `DualEncoder`; without it a video counts as one shot. `refined` is the
+    checksum of the weights that place spans better; without it there are none.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -34,13 +36,14 @@ class Similarity(BaseModel):
     scale: float
     bias: float
     shots: tuple[int, float] | None = None
+    refined: str | None = None
 
 
 class CheckpointInfo(BaseModel):
     """The content of `checkpoint.json`. `version` is the checksum of the weights.
 
-    With `similarity` there are no weights and no network: a dual encoder ranks, and the tokens of a text are
-    its one vector in the space of the frames.
+    With `similarity` a dual encoder ranks, and the tokens of a text are its one vector in the space of the
+    frames; `version` is then a digest of this record, which names the checksum of the weights, if any.
     """
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
@@ -86,9 +89,36 @@ class CheckpointInfo(BaseModel):
         """Width of the states and first-stage vectors in an index."""
         return self.token_dim if self.similarity else self.model.dim
 
-    def network(self) -> CrossInteraction:
-        """A network of this configuration with random weights."""
+    @property
+    def row_dim(self) -> int:
+        """Width of the frames in training rows: features, or a dual encoder's vectors."""
+        return self.token_dim if self.similarity else self.frame_dim
+
+    @property
+    def weights(self) -> str | None:
+        """The checksum of `model.safetensors`; None if there is no such file."""
+        return self.similarity.refined if self.similarity else self.version
+
+    def network(self) -> CrossInteraction | SimilarityNetwork:
+        """A network of this configuration with random weights, or those of the similarity alone."""
+        if self.similarity:
+            return SimilarityNetwork(self.similarity)
         return CrossInteraction(self.model, self.frame_dim, self.token_dim)
+
+    def with_weights(self, data: bytes) -> CheckpointInfo:
+        """This record with the checksum of the weights in `data`, and the version that follows from it."""
+        checksum = hashlib.sha256(data).hexdigest()
+        if not self.similarity:
+            return self.model_copy(update={"version": checksum})
+        similarity = self.similarity.model_copy(update={"refined": checksum})
+        return self.model_copy(update={"similarity": similarity}).with_digest()
+
+    def with_digest(self) -> CheckpointInfo:
+        """This record of a similarity with its version."""
+        fields = {"version": "", "epoch": 0, "metrics": {}, "constants": {}}
+        # Without fields that are None, so that a new optional field does not make an index outdated.
+        identity = self.model_copy(update=fields).model_dump_json(exclude_none=True)
+        return self.model_copy(update={"version": hashlib.sha256(identity.encode()).hexdigest()})
 
 
 def save_checkpoint(
@@ -100,7 +130,7 @@ def save_checkpoint(
     """Write a checkpoint; returns its info with the version. The JSON is written last, so a directory that
     has one is whole."""
     data = save({name: tensor.contiguous().cpu() for name, tensor in weights.items()})
-    info = info.model_copy(update={"version": hashlib.sha256(data).hexdigest()})
+    info = info.with_weights(data)
     write_bytes(join(directory, "model.safetensors"), data)
     if trainer is not None:
         write_bytes(join(directory, "trainer.safetensors"), save(trainer))
@@ -137,7 +167,7 @@ def load_weights(directory: str | Path, info: CheckpointInfo) -> dict[str, torch
         data = read_bytes(path)
     except OSError as error:
         raise VmrError(f"cannot read {path} ({one_line(error)}): copy the checkpoint again") from None
-    if hashlib.sha256(data).hexdigest() != info.version:
+    if hashlib.sha256(data).hexdigest() != info.weights:
         raise VmrError(
             f"{path} is truncated or altered (its checksum is not the one in checkpoint.json): "
             "copy the checkpoint again"
@@ -147,24 +177,21 @@ def load_weights(directory: str | Path, info: CheckpointInfo) -> dict[str, torch
 
 def check_weights(directory: str | Path, info: CheckpointInfo) -> None:
     """Raises VmrError if the checkpoint has weights and they are missing, truncated or altered."""
-    if not info.similarity:
+    if info.weights:
         load_weights(directory, info)
 
 
-def load_network(directory: str | Path) -> tuple[CrossInteraction, CheckpointInfo]:
+def load_network(directory: str | Path) -> tuple[CrossInteraction | SimilarityNetwork, CheckpointInfo]:
     """The network of a checkpoint, in evaluation mode, and the checkpoint's info.
 
     Raises:
-        VmrError: the checkpoint is missing, damaged, of another version, or has no network.
+        VmrError: the checkpoint is missing, damaged, or of another version.
     """
     info = load_info(directory)
-    if info.similarity:
-        raise VmrError(
-            f"{directory} ranks by {info.frame_encoder}'s similarity: train a network to use it here"
-        )
     network = info.network()
     try:
-        network.load_state_dict(load_weights(directory, info))
+        if info.weights:
+            network.load_state_dict(load_weights(directory, info))
     except RuntimeError as error:
         raise VmrError(
             f"{directory} does not fit this version's network, train again: {one_line(error, 200)}"

@@ -5,9 +5,9 @@ Windows, span decoding and suppression are those of a trained network; `similari
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,6 +16,8 @@ from torch.nn.functional import normalize
 
 from vmr_ray.config import ModelConfig
 from vmr_ray.encoders import (
+    EVERYDAY,
+    MULTILINGUAL,
     SENTENCE,
     TextEncoder,
     dual_encoder,
@@ -34,10 +36,14 @@ from vmr_ray.model.windows import Window
 from vmr_ray.schema import StoreSpec
 
 _BATCH = 64  # pairs compared at once
+_REFINED_SAMPLING = "fps=1"
 
 
 def similarity_checkpoint(spec: StoreSpec, root: str, encoder: str | None = None) -> CheckpointInfo:
-    """A checkpoint without weights for the features of a dual encoder.
+    """A checkpoint for the features of a dual encoder, without any training of the caller's.
+
+    With the features of `everyday` at one frame a second it has the weights of `shipped_weights`, which
+    were made for that; with others it has none.
 
     Args:
         encoder: which one, if several read these features; default: the usual one.
@@ -67,9 +73,14 @@ def similarity_checkpoint(spec: StoreSpec, root: str, encoder: str | None = None
         text_encoder=SENTENCE + name,
         token_dim=dual.dim,
     )
-    # Without fields that are None, so that a new optional field does not make an index outdated.
-    identity = info.model_dump_json(exclude_none=True)
-    return info.model_copy(update={"version": hashlib.sha256(identity.encode()).hexdigest()})
+    if name in (EVERYDAY, MULTILINGUAL) and spec.sampling == _REFINED_SAMPLING:
+        return info.with_weights(shipped_weights())
+    return info.with_digest()
+
+
+def shipped_weights() -> bytes:
+    """The weights of the network around the similarity that come with the package, see `README.md` there."""
+    return (Path(__file__).parent / "refined" / "model.safetensors").read_bytes()
 
 
 class SimilarityPredictor:

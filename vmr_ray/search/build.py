@@ -23,6 +23,7 @@ from vmr_ray.features import FeatureStore
 from vmr_ray.model.checkpoint import CheckpointInfo, check_weights, load_info
 from vmr_ray.model.loader import load_predictor
 from vmr_ray.model.predictor import Predictor
+from vmr_ray.model.similarity import shipped_weights, similarity_checkpoint
 from vmr_ray.model.windows import Window
 from vmr_ray.schema import VideoFeatures
 from vmr_ray.search.metadata import Metadata, as_json, tag
@@ -120,8 +121,6 @@ def _checked_checkpoint(
 ) -> CheckpointInfo:
     """The checkpoint's info, once its weights are intact: damage must be found here, not in a worker."""
     if checkpoint is None:
-        from vmr_ray.model.similarity import similarity_checkpoint
-
         return similarity_checkpoint(store.spec, str(features), encoder)
     if encoder is not None:
         raise VmrError("a checkpoint names its own encoder: give either a checkpoint or an encoder")
@@ -143,8 +142,10 @@ def copy_checkpoint(checkpoint: str | Path | None, info: CheckpointInfo, index: 
                 f"{index} was made with another checkpoint: choose another --out, or delete it first"
             )
         return
-    if checkpoint is not None and not info.similarity:
-        weights = read_bytes(join(checkpoint, "model.safetensors"))
+    if info.weights:
+        weights = (
+            shipped_weights() if checkpoint is None else read_bytes(join(checkpoint, "model.safetensors"))
+        )
         write_bytes(join(index, "checkpoint/model.safetensors"), weights)
     write_bytes(join(index, "checkpoint/checkpoint.json"), info.model_dump_json(indent=1).encode())
 

@@ -16,13 +16,12 @@ from torch import Tensor, nn
 from vmr_ray.config import Config
 from vmr_ray.evaluation.metrics import moment_metrics
 from vmr_ray.model.checkpoint import CheckpointInfo
-from vmr_ray.model.cross_interaction import CrossInteraction
 from vmr_ray.model.inputs import Example
-from vmr_ray.model.network_predictor import NetworkPredictor
+from vmr_ray.model.loader import predictor_of
 from vmr_ray.model.predictor import Predictor, retrieve
 from vmr_ray.training.augment import compose, draw_queries, drop_tokens
 from vmr_ray.training.batches import collate, crop
-from vmr_ray.training.objective import Objective
+from vmr_ray.training.objective import objective_of
 from vmr_ray.training.processes import gather_objects, mean_of_processes
 from vmr_ray.training.resume import find_checkpoint
 from vmr_ray.training.rows import CachedRows
@@ -120,14 +119,15 @@ class Trainer:
 
         # Weights: those that are trained, and their average, which is validated and saved.
         torch.manual_seed(settings.seed)
-        self.objective = Objective(info.network(), settings)
+        self.network = info.network()
+        self.objective = objective_of(self.network, settings)
         self.average = torch.optim.swa_utils.AveragedModel(
-            self.objective.network, multi_avg_fn=moving_average(settings.ema)
+            self.network, multi_avg_fn=moving_average(settings.ema)
         )
         if state:
             self.average.module.load_state_dict(state.averaged_weights)
             self.average.n_averaged.copy_(state.trainer["averaged"])
-            self.objective.network.load_state_dict(state.weights)
+            self.network.load_state_dict(state.weights)
         self.average.to(device)
         self.module = prepare(self.objective)
 
@@ -140,9 +140,8 @@ class Trainer:
             restore_optimizer(self.optimizer, state.trainer)
             self.clock = TrainingClock(settings, world, state.info.epoch, state.clock)
 
-        network = self.average.module
-        assert isinstance(network, CrossInteraction)
-        self.predictor = NetworkPredictor(network, info, str(device))
+        average: Any = self.average.module  # of the network's own class
+        self.predictor = predictor_of(average, info, str(device))
         self.autocast = torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
 
     def train_epoch(self, rows: CachedRows, batch_videos: int, steps: int) -> dict[str, float]:
@@ -190,13 +189,13 @@ class Trainer:
         terms["total"].backward()
         nn.utils.clip_grad_norm_(self.module.parameters(), settings.clip_norm)
         self.optimizer.step()
-        self.average.update_parameters(self.objective.network)
+        self.average.update_parameters(self.network)
         return terms, len(batch.video)
 
     def save(self, directory: str, history: list[dict[str, float]]) -> None:
         """Write a checkpoint; the last row of `history` is its metrics."""
         info = self.info.model_copy(update={"epoch": self.clock.epoch, "metrics": history[-1]})
-        network = self.objective.network
+        network = self.network
         clock = self.clock.to_save()
         save_state(directory, info, network, self.average, self.optimizer, clock, history)
 

@@ -9,8 +9,9 @@ from torch.distributed.nn.functional import all_gather
 
 from vmr_ray.config import TrainConfig
 from vmr_ray.model.cross_interaction import CrossInteraction
+from vmr_ray.model.similarity_network import SimilarityNetwork
 from vmr_ray.training.batches import Batch
-from vmr_ray.training.losses import Contrast, losses, targets
+from vmr_ray.training.losses import Contrast, losses, span_loss, targets
 
 
 class Objective(nn.Module):
@@ -70,6 +71,28 @@ class Objective(nn.Module):
                 spans=spans,
             )
         )
+
+
+class SimilarityObjective(nn.Module):
+    """As `Objective`, for the network around a dual encoder's similarity: start and stop only."""
+
+    def __init__(self, network: SimilarityNetwork):
+        super().__init__()
+        self.network = network
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """The loss terms of a batch; frames and tokens are the dual encoder's vectors."""
+        mask = batch.mask[batch.video]  # [A, T]
+        heads, _ = self.network(batch.features[batch.video], mask, batch.tokens[:, 0])
+        loss = span_loss(heads, mask, targets(batch.spans, batch.edges[batch.video], mask)).mean()
+        return {"span": loss, "total": loss}
+
+
+def objective_of(network: CrossInteraction | SimilarityNetwork, config: TrainConfig) -> nn.Module:
+    """The objective that a checkpoint's network is trained by."""
+    if isinstance(network, SimilarityNetwork):
+        return SimilarityObjective(network)
+    return Objective(network, config)
 
 
 def gather(contrast: Contrast) -> Contrast:
