@@ -81,12 +81,12 @@ def test_a_set_larger_than_the_cache_is_streamed(cluster, trained):
     names = sorted(table["video_id"].to_pylist())
     info, row_bytes = load_info(trained.best), table.nbytes // len(names)
     shard = read_rows(Prepared(str(path), [], [], 0), shuffled=True).iterator()
-    streamed = CachedRows(shard, info, cache_gb=0, row_bytes=row_bytes, world=1)
+    streamed = CachedRows(shard, info, cache_gb=0, rows=6, row_bytes=row_bytes, world=1)
     epochs = [[e.video_id for batch in streamed.batches(2, seed) for e in batch] for seed in range(6)]
     assert all(sorted(epoch) == names for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) > 1
     assert streamed.cached is None
-    cached = CachedRows(shard, info, cache_gb=1, row_bytes=row_bytes, world=1)
+    cached = CachedRows(shard, info, cache_gb=1, rows=6, row_bytes=row_bytes, world=1)
     for seed in range(2):
         batches = list(cached.batches(2, seed))
         assert sorted(e.video_id for batch in batches for e in batch) == names

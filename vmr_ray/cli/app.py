@@ -33,8 +33,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="""Search inside video with plain sentences.
 
-**vmr demo** shows all of it on a small world that it renders itself. **vmr up** VIDEOS searches a folder
-of your own with a model that you have. Step by step, with a model that learns from your annotations:
+**vmr demo** shows all of it on small videos that it renders itself. **vmr up** VIDEOS searches a folder of
+your own. Step by step, with a model that learns from your annotations:
 
 1. **vmr embed** VIDEOS --out features
 2. **vmr train** features --annotations train.jsonl --out run

@@ -15,10 +15,11 @@ def demo(
     ] = False,
     port: Annotated[int, typer.Option(help="port to serve on")] = 8000,
 ) -> None:
-    """Run every step on a small rendered world, in minutes.
+    """Search real photos without training, then train on a drawn world; in minutes.
 
-    It renders videos, then embeds, trains, evaluates, indexes, serves and asks. It leaves a small model in
-    demo/run/best.
+    It renders short videos of photos that installed packages bring, embeds, indexes and serves them, and asks
+    in plain words. Then it draws videos, trains on them, evaluates and searches; the small model is left in
+    demo/run/best. At the end it serves the photos.
     """
     from vmr_ray.demo.run import run
 

@@ -1,1 +1,1 @@
-"""`vmr demo`: every step on a small generated world of textured objects, and sentences about what they do."""
+"""`vmr demo`: photos as videos, which are searched untrained; and a drawn world, which is trained on."""

@@ -14,11 +14,11 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import av
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from vmr_ray.demo.grammar import ACTIONS, COLOURS, KINDS, TEXTURES, Event, Thing, held_out, queries
+from vmr_ray.demo.video_file import write_video
 from vmr_ray.errors import VmrError
 from vmr_ray.storage import write_bytes
 
@@ -71,6 +71,7 @@ def render_world(
     seed: int = 0,
     fps: int = 10,
     size: int = 224,
+    words: int | None = None,
     jobs: int = 2,
     progress: Callable[[int, int], None] | None = None,
 ) -> World:
@@ -78,21 +79,24 @@ def render_world(
 
     A line of the annotation files is one query: `{"video", "duration", "query", "start", "end"}`, times
     in seconds. The same arguments give the same files; a world that is finished is not rendered again.
-    `progress(done, total)` is called after each video.
+
+    Args:
+        words: how many kinds, colours and actions there are; default: all that there are words for.
+        progress: called after each video, with the number done and of all.
 
     Raises:
         VmrError: an argument is out of range.
     """
-    if train_videos < 1 or test_videos < 1 or jobs < 1 or fps < 4 or size < 32 or size % 2:
+    few = words is not None and words < 4  # some pair would have no held-out triple
+    if train_videos < 1 or test_videos < 1 or jobs < 1 or fps < 4 or size < 32 or size % 2 or few:
         raise VmrError(
-            f"a world needs train_videos, test_videos and jobs >= 1, fps >= 4 and an even size >= 32; got "
-            f"{train_videos=}, {test_videos=}, {jobs=}, {fps=}, {size=}"
+            "a world needs train_videos, test_videos and jobs >= 1, fps and words >= 4, an even size >= 32; "
+            f"got {train_videos=}, {test_videos=}, {jobs=}, {fps=}, {words=}, {size=}"
         )
     world = World(out, out / "train.jsonl", out / "test.jsonl", out / "videos")
     done_file = out / "world.json"
-    arguments = json.dumps(
-        {"train_videos": train_videos, "test_videos": test_videos, "seed": seed, "fps": fps, "size": size}
-    )
+    counts = {"train_videos": train_videos, "test_videos": test_videos, "words": words}
+    arguments = json.dumps({**counts, "seed": seed, "fps": fps, "size": size})
     if done_file.is_file() and done_file.read_text() == arguments:
         return world
 
@@ -100,7 +104,7 @@ def render_world(
         outdated.unlink(missing_ok=True)
     world.videos.mkdir(parents=True, exist_ok=True)
     plans = {
-        split: {f"{split}_{i:04}.mp4": plan_video(split, i, seed, fps) for i in range(count)}
+        split: {f"{split}_{i:04}.mp4": plan_video(split, i, seed, fps, words) for i in range(count)}
         for split, count in zip(SPLITS, (train_videos, test_videos), strict=True)
     }
     every = {name: plan for split in SPLITS for name, plan in plans[split].items()}
@@ -112,7 +116,8 @@ def render_world(
     pool = ThreadPoolExecutor(jobs)
     try:
         rendered = [
-            pool.submit(_render, world.videos / name, plan, fps, size) for name, plan in every.items()
+            pool.submit(write_video, world.videos / name, _frames(plan, fps, size), fps, size, size)
+            for name, plan in every.items()
         ]
         for done, future in enumerate(as_completed(rendered), start=1):
             future.result()
@@ -129,7 +134,7 @@ def render_world(
     return world
 
 
-def plan_video(split: str, index: int, seed: int, fps: int) -> list[Scene]:
+def plan_video(split: str, index: int, seed: int, fps: int, words: int | None = None) -> list[Scene]:
     """The scenes of one video, 20 to 25 s in all; every time is a whole number of frames.
 
     No two events of a video share both action and actors, so each has sentences of its own.
@@ -139,17 +144,20 @@ def plan_video(split: str, index: int, seed: int, fps: int) -> list[Scene]:
         scenes: list[Scene] = []
         seconds = _seconds(VIDEO_SECONDS, rng, fps)
         while not scenes or scenes[-1].end < seconds - MARGIN_SECONDS[1]:
-            scenes.append(_plan_scene(scenes, split == "test", rng, fps))
+            scenes.append(_plan_scene(scenes, split == "test", rng, fps, words))
         if scenes[-1].end <= seconds:
             return [*scenes[:-1], replace(scenes[-1], end=seconds)]
 
 
-def _plan_scene(before: list[Scene], test: bool, rng: np.random.Generator, fps: int) -> Scene:
+def _plan_scene(
+    before: list[Scene], test: bool, rng: np.random.Generator, fps: int, words: int | None
+) -> Scene:
     """The scene that follows those `before`."""
     taken = [thing for scene in before for thing in scene.things]
-    actor = _draw_thing(taken, rng)
-    unseen = [action for action in ACTIONS if held_out(actor.kind, actor.colour, action)]
-    actions = [str(a) for a in rng.permutation([a for a in ACTIONS if a not in unseen])]
+    actor = _draw_thing(taken, rng, words)
+    known = list(ACTIONS)[:words]
+    unseen = [action for action in known if held_out(actor.kind, actor.colour, action)]
+    actions = [str(a) for a in rng.permutation([a for a in known if a not in unseen])]
     if test:
         # First actions that training never shows with this actor, then others.
         actions = [*(str(a) for a in rng.permutation(unseen)), *actions]
@@ -158,7 +166,7 @@ def _plan_scene(before: list[Scene], test: bool, rng: np.random.Generator, fps: 
     things = [actor]
     if "swap" in actions or rng.random() < 0.1:
         while len(things) < 2:
-            other = _draw_thing([*taken, actor], rng)
+            other = _draw_thing([*taken, actor], rng, words)
             if held_out(other.kind, other.colour, "swap") == ("swap" in unseen):
                 things.append(other)
 
@@ -183,10 +191,11 @@ def _plan_scene(before: list[Scene], test: bool, rng: np.random.Generator, fps: 
     )
 
 
-def _draw_thing(taken: list[Thing], rng: np.random.Generator) -> Thing:
+def _draw_thing(taken: list[Thing], rng: np.random.Generator, words: int | None) -> Thing:
     """A thing whose (kind, colour) is new to the video. Half of them share kind or colour with the last."""
     while True:
-        kind, colour, texture = (str(rng.choice(list(words))) for words in (KINDS, COLOURS, TEXTURES))
+        kinds, colours = list(KINDS)[:words], list(COLOURS)[:words]
+        kind, colour, texture = (str(rng.choice(names)) for names in (kinds, colours, list(TEXTURES)))
         if taken and rng.random() < 0.5:
             kind, colour = (taken[-1].kind, colour) if rng.random() < 0.5 else (kind, taken[-1].colour)
         # Nobody could see a plain round thing spin.
@@ -220,20 +229,6 @@ def _rows(
                 "start": event.start,
                 "end": event.end,
             }
-
-
-def _render(path: Path, scenes: list[Scene], fps: int, size: int) -> None:
-    """Write the video as H.264; under its own name it is never half-written."""
-    partial = path.with_name(f".{path.name}.partial")
-    with av.open(str(partial), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=fps, options={"preset": "veryfast", "crf": "23"})
-        stream.width = stream.height = size
-        stream.pix_fmt = "yuv420p"
-        stream.thread_count = 1
-        for image in _frames(scenes, fps, size):
-            container.mux(stream.encode(av.VideoFrame.from_image(image)))
-        container.mux(stream.encode())
-    partial.replace(path)
 
 
 def _frames(scenes: list[Scene], fps: int, size: int) -> Iterator[Image.Image]:

@@ -25,6 +25,7 @@ def start(
     key_file: str | Path | None = None,
     roots: Sequence[str] = (),
     replicas: int = 1,
+    again: bool = False,
     **settings: Any,
 ) -> str:
     """Deploy the application, wait until it is ready and return its URL.
@@ -33,6 +34,7 @@ def start(
         key_file: API keys; without it, and without keys in VMR_API_KEYS, only this machine is answered.
         roots: directories and URI prefixes from which videos may be added.
         replicas: of each deployment but `Ingest`; with two, one may die or be replaced unnoticed.
+        again: this process has served on this port before and has only withdrawn its application since.
         settings: other fields of `ServeArgs`.
 
     Raises:
@@ -54,7 +56,8 @@ def start(
             f"--host {host} lets other machines use the service: give --key-file FILE (`vmr keys new NAME "
             f"--file FILE` makes a key) or set {ENVIRONMENT}"
         )
-    check_port(host, port)
+    if not again:
+        check_port(host, port)
     application = assemble(
         {
             "index": index,
@@ -141,13 +144,19 @@ def serve_until_interrupt() -> None:
         stop()
 
 
+def withdraw() -> None:
+    """Delete the application. The cluster stays, and what else runs on it."""
+    from ray import serve
+
+    serve.delete("vmr")  # not serve.shutdown(): another application may run on the cluster
+
+
 def stop() -> None:
     """Delete the application and leave the cluster; a cluster that this process started ends."""
     import ray
-    from ray import serve
 
     from vmr_ray.cluster import silence
 
     with silence():
-        serve.delete("vmr")  # not serve.shutdown(): another application may run on the cluster
+        withdraw()
         ray.shutdown()

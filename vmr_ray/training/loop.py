@@ -36,8 +36,9 @@ def train_loop(job: dict[str, Any]) -> None:
     """Train until the last epoch, the limit of time, or the end of patience.
 
     Args:
-        job: `config` and `info` (the checkpoint's) as JSON, `rows` (training videos), `row_bytes` (of one),
-            `out` (the run's directory), `progress` (an actor that takes the metrics of every epoch).
+        job: `config` and `info` (the checkpoint's) as JSON, `rows` and `val_rows` (videos), `row_bytes` (of a
+            training video), `out` (the run's directory), `progress` (an actor that takes the metrics of every
+            epoch).
     """
     import ray.train
     import ray.train.torch
@@ -69,8 +70,8 @@ def train_loop(job: dict[str, Any]) -> None:
 
     # Its rows. The batch is the same whatever the number of processes, or as near as whole videos allow.
     train_rows, val_rows = (
-        CachedRows(ray.train.get_dataset_shard(name), info, settings.cache_gb, job["row_bytes"], world)
-        for name in ("train", "val")
+        CachedRows(ray.train.get_dataset_shard(name), info, settings.cache_gb, count, job["row_bytes"], world)
+        for name, count in (("train", math.ceil(job["rows"] / world)), ("val", job["val_rows"]))
     )
     batch_videos = max(1, round(settings.batch_videos / world))
     steps = max(1, math.ceil(job["rows"] // world / batch_videos))

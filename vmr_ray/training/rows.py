@@ -18,21 +18,32 @@ _SHUFFLE_BYTES = 2**26  # streamed rows that are shuffled among each other
 class CachedRows:
     """A process's share of the training or validation rows.
 
-    Small sets are read once. A set larger than `cache_gb` is streamed again every epoch, its files in another
-    order, and shuffled within a buffer of fixed memory, which holds the more rows the smaller `row_bytes` is.
+    Small sets are read once, before the first batch. A set larger than `cache_gb` is streamed again every
+    epoch, its files in another order, and shuffled within a buffer of fixed memory, which holds the more rows
+    the smaller `row_bytes` is.
 
     Args:
         shard: the process's shard of a Ray dataset with rows of ROW_SCHEMA.
+        rows: how many it has, about.
+        row_bytes: of one of them, about.
     """
 
-    def __init__(self, shard: Any, info: CheckpointInfo, cache_gb: float, row_bytes: int, world: int):
+    def __init__(
+        self, shard: Any, info: CheckpointInfo, cache_gb: float, rows: int, row_bytes: int, world: int
+    ):
         self.shard, self.info, self.world = shard, info, world
         self.max_bytes = cache_gb * 2**30
+        self.read_first = rows * row_bytes <= self.max_bytes
         self.shuffle_rows = _SHUFFLE_BYTES // max(1, row_bytes)
         self.cached: list[Example] | None = None
 
     def batches(self, size: int, seed: int | None = None) -> Iterator[list[Example]]:
         """Batches of `size` videos, shuffled by `seed`, or in order without one."""
+        if self.read_first:
+            # So that no batch depends on the order of reading, not even those of the first epoch.
+            self.read_first = False
+            for _ in self._stream(size, None):
+                pass
         if self.cached is None:
             yield from self._stream(size, seed)
             return

@@ -208,6 +208,7 @@ def _fit(
             "config": config.model_dump(mode="json"),
             "info": info.model_dump(mode="json"),
             "rows": rows.videos,
+            "val_rows": prepared["val"].videos,
             "row_bytes": rows.size // rows.videos,
             "progress": progress,
             "out": out,

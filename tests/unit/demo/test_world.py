@@ -142,3 +142,19 @@ def test_a_second_run_skips_and_a_changed_one_renders_again(tmp_path: Path) -> N
 def test_an_argument_out_of_range_is_named(tmp_path: Path) -> None:
     with pytest.raises(VmrError, match=r"even size >= 32.*size=63"):
         render_world(tmp_path, size=63)
+
+
+def test_fewer_words_still_hold_out_a_quarter():
+    def shown(split: str) -> set[tuple[str, str, str]]:
+        return {
+            (actor.kind, actor.colour, event.action)
+            for index in range(60)
+            for scene in plan_video(split, index, seed=0, fps=10, words=4)
+            for event in scene.events
+            for actor in event.actors
+        }
+
+    every = set(product(list(KINDS)[:4], list(COLOURS)[:4], list(ACTIONS)[:4]))
+    trained, tested = shown("train"), shown("test")
+    assert trained == {triple for triple in every if not held_out(*triple)}
+    assert len(every - trained) == len(every) / 4 and every - trained <= tested <= every

@@ -1,0 +1,33 @@
+"""`vmr demo`: both acts, the second one on a world of a few videos."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+from rich.console import Console
+
+from benchmarks.common.processes import free_port
+from vmr_ray.demo.photos import VIDEOS
+from vmr_ray.demo.run import search_photos, train_on_drawn_world
+from vmr_ray.search.searcher import Searcher
+
+
+def test_both_acts(cluster, small, tmp_path: Path):
+    text = io.StringIO()
+    out = Console(file=text, width=80)
+    index = search_photos(out, tmp_path / "photos", free_port())
+    train_on_drawn_world(out, tmp_path, train_videos=3, test_videos=2, config=small)
+
+    said = text.getvalue()
+    assert all(len(line) <= 80 for line in said.splitlines())
+    assert said.index("no training") < said.index("best answer right") < said.index("R@1 IoU=0.5")
+    # Act one: what is searched is `everyday`, and a plain case is answered right.
+    searcher = Searcher(index)
+    assert searcher.predictor.info.text_encoder == "sentence:everyday"
+    assert {row["video_id"] for row in searcher.videos()} <= VIDEOS.keys()
+    assert searcher.search("a big orange flower in a garden", 1).moments[0].video_id == "travel.mp4"
+    # Act two leaves a model, an index of it and the metrics.
+    assert len(Searcher(tmp_path / "index").videos()) == 5
+    assert (tmp_path / "run" / "best" / "checkpoint.json").is_file()
+    assert (tmp_path / "report" / "metrics.json").is_file()
