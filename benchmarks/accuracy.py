@@ -50,7 +50,7 @@ from vmr_ray.embedding.embed import embed
 from vmr_ray.errors import VmrError
 from vmr_ray.evaluation.evaluate import evaluate
 from vmr_ray.model.checkpoint import load_network
-from vmr_ray.model.network_predictor import NetworkPredictor
+from vmr_ray.model.loader import load_predictor
 from vmr_ray.schema import Progress
 from vmr_ray.storage import write_json
 
@@ -265,8 +265,8 @@ def speed(checkpoint: Path, frames: int = 600, queries: int = 32) -> Figures:
     import torch
 
     torch.set_num_threads(1)
-    network, info = load_network(checkpoint)
-    predictor = NetworkPredictor(network, info)
+    info = load_network(checkpoint)[1]
+    predictor = load_predictor(checkpoint)
     random = np.random.default_rng(0)
     features = random.standard_normal((frames, info.frame_dim)).astype(np.float16)
     windows = predictor.encode_videos([("video", features, np.arange(frames + 1.0))])

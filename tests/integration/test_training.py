@@ -8,14 +8,21 @@ import shutil
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import pytest
 
 from tests.nodes import titles
-from vmr_ray.config import Config
-from vmr_ray.model.checkpoint import load_info
+from vmr_ray.config import Config, TrainConfig
+from vmr_ray.errors import VmrError
+from vmr_ray.evaluation.evaluate import evaluate
+from vmr_ray.model.checkpoint import load_info, load_network
+from vmr_ray.model.similarity_network import SimilarityNetwork
+from vmr_ray.search.build import build_index
+from vmr_ray.search.searcher import Searcher
 from vmr_ray.training.prepare import Prepared, read_rows
 from vmr_ray.training.resume import newest_whole
 from vmr_ray.training.rows import CachedRows
 from vmr_ray.training.train import train
+from vmr_ray.training.unlabelled import train_unlabelled
 
 
 def changed(config: Config, **settings: object) -> Config:
@@ -93,3 +100,19 @@ def test_a_set_larger_than_the_cache_is_streamed(cluster, trained):
     assert cached.cached is not None and len(cached.cached) == len(names)
     features = dict(zip(table["video_id"].to_pylist(), table["features"].to_pylist(), strict=True))
     assert all(e.features.tobytes() == features[e.video_id] for e in cached.cached)
+
+
+def test_training_without_annotations(features: Path, world, tmp_path: Path):
+    """A short one; what a long one is worth is measured by `python -m benchmarks.untrained`."""
+    config = Config(train=TrainConfig(epochs=100, cpus_per_worker=0.5, max_minutes=0.15))
+    result = train_unlabelled(features, tmp_path / "run", config)
+    assert result.train_queries > result.val_queries > 0
+    network, info = load_network(result.last)
+    assert isinstance(network, SimilarityNetwork) and network.residual is not None
+    assert network.residual.boundary.weight.abs().max() > 0
+    assert build_index(features, result.last, tmp_path / "index").videos == 9
+    found = Searcher(tmp_path / "index").search("a red circle moves", top_k=1)
+    assert found.results[0].end > found.results[0].start
+    assert evaluate(features, world.test, result.last).model["miou"] > 0
+    with pytest.raises(VmrError, match="holds a run with other"):
+        train_unlabelled(features, tmp_path / "run", Config(train=TrainConfig(lr=0.1)))

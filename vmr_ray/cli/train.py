@@ -48,6 +48,17 @@ def train(
     captions: Annotated[
         Path | None, typer.Option(help="of a folder of photos; default: captions.jsonl or .csv in it")
     ] = None,
+    unlabelled: Annotated[
+        bool,
+        typer.Option(
+            "--unlabelled",
+            help="without annotations: learn the boundaries of the videos in the feature store",
+        ),
+    ] = False,
+    encoder: Annotated[
+        str | None,
+        typer.Option(help="with --unlabelled: the dual encoder that will search, as in `vmr index`"),
+    ] = None,
     val: Annotated[
         Path | None, typer.Option(help="validation annotations; default: some videos are held out")
     ] = None,
@@ -62,19 +73,24 @@ def train(
     set_: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train the cross-interaction network, on annotated videos or on captioned photos.
+    """Train on annotated videos, on captioned photos, or on videos without annotations.
 
     Run the same command again to resume after an interruption.
     """
-    _check_sources(features, annotations, photos, captions, val)
+    _check_sources(features, annotations, photos, captions, val, unlabelled, encoder)
     flags = {"train.workers": workers, "train.epochs": epochs, "train.use_gpu": gpu, "train.track": track}
     settings = read_config(config, set_, flags)
     with progress_bar("training", settings.train.epochs) as bar:
-        if photos is None:
+        if unlabelled:
+            from vmr_ray.training.unlabelled import train_unlabelled
+
+            result = train_unlabelled(str(features), to, settings, encoder, partial(_show_epoch, bar))
+            extra: dict[str, Any] = {}
+        elif photos is None:
             from vmr_ray.training.train import train as run
 
             result = run(str(features), annotations or "", to, settings, val, partial(_show_epoch, bar))
-            extra: dict[str, Any] = {}
+            extra = {}
         else:
             from vmr_ray.workflows.photos import train_on_photos
 
@@ -97,8 +113,14 @@ def _check_sources(
     photos: Path | None,
     captions: Path | None,
     val: Path | None,
+    unlabelled: bool,
+    encoder: str | None,
 ) -> None:
-    """Raises VmrError unless there is either a feature store with annotations, or photos."""
+    """Raises VmrError unless there is a feature store with annotations or --unlabelled, or photos."""
+    if unlabelled and (annotations or photos or captions or val):
+        raise VmrError("--unlabelled needs a feature store only: leave out annotations and photos")
+    if encoder is not None and not unlabelled:
+        raise VmrError("--encoder goes with --unlabelled: other trainings have a text encoder of their own")
     if photos is not None and (features or annotations or val):
         raise VmrError(
             "--photos goes without a feature store, --annotations and --val: videos are composed of the "
@@ -108,8 +130,8 @@ def _check_sources(
         raise VmrError("--captions goes with --photos FOLDER: name the folder of the photos too")
     if photos is None and features is None:
         raise VmrError("there is nothing to train on: name a feature store and --annotations, or --photos")
-    if photos is None and annotations is None:
-        raise VmrError(f"{features} needs --annotations FILE: which sentence is true when")
+    if photos is None and annotations is None and not unlabelled:
+        raise VmrError(f"{features} needs --annotations FILE, which says what is seen when, or --unlabelled")
 
 
 def _show_epoch(bar: Callable[..., None], row: dict[str, float]) -> None:

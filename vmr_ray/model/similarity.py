@@ -1,6 +1,7 @@
 """Search without annotations: a dual encoder's logit of a frame and the sentence is the frame's membership.
 
-Windows, span decoding and suppression are those of a trained network; `similarity_network.py` takes its place.
+Windows, span decoding and suppression are those of a trained network; `similarity_network.py` is its
+substitute.
 """
 
 from __future__ import annotations
@@ -104,8 +105,11 @@ class SimilarityPredictor:
         return encode_in_windows(videos, self.info.model.window, self._encode_frames, self.device, batch)
 
     def _encode_frames(self, features: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """features [B, T, frame_dim] -> unit vectors [B, T, dim] twice: as states and as vectors."""
-        if self._projection is not None:
+        """features [B, T, frame_dim] -> unit vectors [B, T, dim] twice: as states and as vectors.
+
+        Features of training rows have been projected.
+        """
+        if features.shape[-1] != self.info.token_dim and self._projection is not None:
             features = torch.from_numpy(self._projection(features.cpu().numpy())).to(self.device)
         vectors = normalize(features.float(), dim=-1)
         return vectors, vectors
@@ -150,8 +154,8 @@ class SimilarityPredictor:
             return []
         vectors = queries.vectors[query].expand(len(windows), -1)  # [Q, dim]
         _, logits, mask = self._compare(windows, vectors)  # [Q, T] both
-        contrasted = contrasted(logits.view(1, -1), mask.view(1, -1))  # [1, Q * T]
-        probabilities = (contrasted.view_as(logits) - PEAK).sigmoid().cpu().numpy()  # [Q, T]
+        contrast = contrasted(logits.view(1, -1), mask.view(1, -1))  # [1, Q * T]
+        probabilities = (contrast.view_as(logits) - PEAK).sigmoid().cpu().numpy()  # [Q, T]
         return [row[slice(*window.core)] for row, window in zip(probabilities, windows, strict=True)]
 
     def _compare(self, windows: Sequence[Window], vectors: Tensor) -> tuple[Heads, Tensor, Tensor]:

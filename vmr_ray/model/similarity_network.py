@@ -36,7 +36,7 @@ class SimilarityNetwork(nn.Module):
     def __init__(self, similarity: Similarity) -> None:
         super().__init__()
         self.similarity = similarity
-        self.residual = Residual() if similarity.refined else None
+        self.residual = Residual() if similarity.refined is not None else None
 
     def forward(self, frames: Tensor, mask: Tensor, sentences: Tensor) -> tuple[Heads, Tensor]:
         """frames [Q, T, dim] and sentences [Q, dim], unit vectors; mask [Q, T] -> heads and logits [Q, T].

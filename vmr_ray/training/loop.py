@@ -7,6 +7,7 @@ import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -26,10 +27,13 @@ from vmr_ray.training.processes import gather_objects, mean_of_processes
 from vmr_ray.training.resume import find_checkpoint
 from vmr_ray.training.rows import CachedRows
 from vmr_ray.training.schedule import TrainingClock, lr_factor, out_of_patience
+from vmr_ray.training.stretches import compose_stretches, stretches_in
 from vmr_ray.training.trainer_state import TrainingState, load_state, restore_optimizer, save_state
 
 _MAX_TOKENS = 16  # of a query in training: longer rows cost time and teach little
 _VALIDATION_BATCH = 16  # videos
+# Without annotations: steps of a training at least, and videos composed for one.
+_COMPOSED_STEPS, _COMPOSED_VIDEOS = 1500, 24
 
 
 def train_loop(job: dict[str, Any]) -> None:
@@ -75,10 +79,12 @@ def train_loop(job: dict[str, Any]) -> None:
     )
     batch_videos = max(1, round(settings.batch_videos / world))
     steps = max(1, math.ceil(job["rows"] // world / batch_videos))
+    # A video without annotations teaches with every new composition, so few videos are gone through often.
+    passes = max(1, math.ceil(_COMPOSED_STEPS / settings.epochs / steps)) if info.similarity else 1
 
     while clock.has_next_epoch() and not out_of_patience(history, settings):
         # One epoch.
-        row = trainer.train_epoch(train_rows, batch_videos, steps)
+        row = trainer.train_epoch(train_rows, batch_videos, steps, passes)
 
         # Validation and checkpoint.
         if clock.validation_due or not clock.has_next_epoch():
@@ -145,8 +151,10 @@ class Trainer:
         self.predictor = predictor_of(average, info, str(device))
         self.autocast = torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
 
-    def train_epoch(self, rows: CachedRows, batch_videos: int, steps: int) -> dict[str, float]:
-        """One pass over this process's rows, about `steps` steps; ends early when the time is up.
+    def train_epoch(
+        self, rows: CachedRows, batch_videos: int, steps: int, passes: int = 1
+    ) -> dict[str, float]:
+        """`passes` over this process's rows, of about `steps` steps each; ends early when the time is up.
 
         Returns:
             The mean losses of all processes, and how far and how fast the training is.
@@ -158,11 +166,12 @@ class Trainer:
         self.module.train()
         totals: dict[str, float] = {}
         step = pairs = 0
-        for examples in rows.batches(batch_videos, seed=settings.seed + clock.epoch):
-            progress = clock.progress(min(step, steps) / steps)
+        seeds = [settings.seed + passes * clock.epoch + i for i in range(passes)]
+        for examples in chain.from_iterable(rows.batches(batch_videos, seed) for seed in seeds):
+            progress = clock.progress(min(step, passes * steps) / (passes * steps))
             if step and progress == 1:
                 break
-            terms, queries = self._step(augmented(examples, self.config, rng), progress)
+            terms, queries = self._step(self._augmented(examples, rng), progress)
             for name, term in terms.items():
                 totals[name] = totals.get(name, 0.0) + term.item()
             step += 1
@@ -177,6 +186,12 @@ class Trainer:
             "train_s": clock.epoch_s,
             "pairs_per_s": self.world * pairs / clock.epoch_s,
         }
+
+    def _augmented(self, examples: list[Example], rng: np.random.Generator) -> list[Example]:
+        if self.info.similarity:
+            stretches = [part for example in examples for part in stretches_in(example)]
+            return compose_stretches(stretches, max(1, round(_COMPOSED_VIDEOS / self.world)), rng)
+        return augmented(examples, self.config, rng)
 
     def _step(self, examples: list[Example], progress: float) -> tuple[dict[str, Tensor], int]:
         """One step on a batch; returns its losses and its number of queries."""

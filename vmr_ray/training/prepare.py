@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -87,10 +87,6 @@ def prepare(
         groups: by video id, its annotations.
         text_name: the text encoder that computes the queries' token states.
     """
-    import ray
-
-    from vmr_ray.cluster import autoscaling_pool
-
     items = [
         {
             "files": list(files[video_id]),
@@ -99,11 +95,31 @@ def prepare(
         }
         for video_id, rows in sorted(groups.items())
     ]
+    return write_rows(out, store, sorted(groups), items, _Prepare, text_name)
+
+
+def write_rows(
+    out: str,
+    store: FeatureStore,
+    video_ids: Sequence[str],
+    items: Sequence[dict[str, Any]],
+    maker: Callable[[str, str], Callable[[pa.Table], pa.Table]],
+    argument: str,
+) -> Prepared:
+    """Write the training rows of the videos; a directory with the same content is reused.
+
+    Args:
+        items: of every video, the `files` of its features and whatever else the maker needs.
+        maker: class whose objects turn a table of items into rows of ROW_SCHEMA. It is made in the workers,
+            of the root of the store and of `argument`.
+    """
+    import ray
+
+    from vmr_ray.cluster import autoscaling_pool
+
     # Versions instead of addresses, because `vmr features compact` moves chunks without changing them.
-    versions = [
-        {**item, "files": store.version(files[v])} for v, item in zip(sorted(groups), items, strict=True)
-    ]
-    content = hashlib.sha256(json.dumps([sorted(groups), versions, text_name]).encode()).hexdigest()
+    versions = [{**item, "files": store.version(tuple(item["files"]))} for item in items]
+    content = hashlib.sha256(json.dumps([list(video_ids), versions, argument]).encode()).hexdigest()
     filesys, path = filesystem(out)
     marker = f"_done-{content}"  # readers of Parquet skip names with a leading underscore
     if exists(join(out, marker)):
@@ -112,14 +128,14 @@ def prepare(
         filesys.delete_dir(path)
     if len(items) <= _PREPARE_VIDEOS:
         filesys.create_dir(path, recursive=True)
-        rows = _Prepare(store.root, text_name)(pa.Table.from_pylist(items))
+        rows = maker(store.root, argument)(pa.Table.from_pylist(items))
         pq.write_table(rows, f"{path}/rows.parquet", filesystem=filesys)
     else:
         ray.data.from_items(items, override_num_blocks=min(len(items), 64)).map_batches(
-            _Prepare,
+            maker,
             batch_size=_PREPARE_VIDEOS,
             batch_format="pyarrow",
-            fn_constructor_args=(store.root, text_name),
+            fn_constructor_args=(store.root, argument),
             compute=autoscaling_pool(math.ceil(len(items) / _PREPARE_VIDEOS)),
             num_cpus=1,
         ).write_parquet(out)

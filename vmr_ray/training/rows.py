@@ -62,7 +62,7 @@ class CachedRows:
         examples: list[Example] = []
         used_bytes = 0
         for table in self.shard.iter_batches(batch_size=size, batch_format="pyarrow", **shuffle):
-            batch = [from_row(row, self.info.frame_dim, self.info.token_dim) for row in table.to_pylist()]
+            batch = [from_row(row, self.info.row_dim, self.info.token_dim) for row in table.to_pylist()]
             used_bytes += table.nbytes
             if used_bytes <= self.max_bytes:
                 examples += batch

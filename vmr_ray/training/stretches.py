@@ -47,6 +47,13 @@ def stretches_of(vectors: np.ndarray, edges: np.ndarray, shots: tuple[int, float
     return spans
 
 
+def stretches_in(example: Example) -> list[np.ndarray]:
+    """The frames [n, dim] of every span of a training row's example."""
+    middles = (example.edges[:-1] + example.edges[1:]) / 2
+    inside = [(middles >= start) & (middles < end) for spans in example.spans for start, end in spans]
+    return [example.features[frames].astype(np.float32) for frames in inside if frames.any()]
+
+
 def compose_stretches(stretches: Sequence[np.ndarray], count: int, rng: np.random.Generator) -> list[Example]:
     """`count` new videos at one frame a second out of stretches [n, dim], each with one query."""
     means = np.stack([stretch.mean(0) for stretch in stretches])  # [S, dim]
@@ -99,7 +106,7 @@ def _recut(part: np.ndarray, stretches: Sequence[np.ndarray], rng: np.random.Gen
     mixed, at = part.copy(), 0
     while at < len(part):
         end = at + int(rng.integers(1, 4))
-        other = stretches[rng.integers(len(stretches))]
+        other = stretches[int(rng.integers(len(stretches)))]
         share = rng.uniform(0, 0.45)
         mixed[at:end] = part[at:end] * (1 - share) + other[rng.integers(len(other))] * share
         at = end

@@ -116,7 +116,7 @@ def train(
     # Train.
     info = _checkpoint_info(config, store.spec, text_name, prepared["train"])
     with tracked(out, config, report) as tracked_report:
-        history, best_metrics = _fit(out, prepared, info, config, tracked_report)
+        history, best_metrics = fit(out, prepared, info, config, tracked_report)
     with_features = sum(len(rows) for group in groups.values() for rows in group.values())
     used = {name: rows.queries for name, rows in prepared.items()}
     return TrainResult(
@@ -182,7 +182,7 @@ def claim_run(out: str, config: Config, inputs: dict[str, str]) -> None:
         raise VmrError(f"{out} holds a run with other {', '.join(differing)}: {fix}")
 
 
-def _fit(
+def fit(
     out: str, prepared: dict[str, Prepared], info: CheckpointInfo, config: Config, report: Report | None
 ) -> tuple[list[dict[str, Any]], dict[str, float]]:
     """Train; returns the rows of all validations and the row of the best checkpoint.

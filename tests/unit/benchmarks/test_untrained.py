@@ -52,7 +52,15 @@ def test_words_are_found_in_features_of_classes(tmp_path: Path, capsys: pytest.C
 def test_the_interval_is_over_videos() -> None:
     """With all queries of a video alike, the interval is as wide as that of so few videos."""
     ious, videos = np.repeat([0.0, 1.0, 0.0, 1.0], 100), np.repeat(np.arange(4), 100)
-    figures = untrained.bootstrap(ious, videos)
-    assert figures["similarity.r1_at_0.5_low"] == 0 and figures["similarity.r1_at_0.5_high"] == 100
-    alone = untrained.bootstrap(ious, np.arange(400))
-    assert 40 < alone["similarity.miou_low"] < 50 < alone["similarity.miou_high"] < 60
+    figures = untrained.bootstrap("row", ious, ious, videos)
+    assert figures["row.r1_at_0.5_low"] == 0 and figures["row.r1_at_0.5_high"] == 100
+    alone = untrained.bootstrap("row", ious, 1 - ious, np.arange(400))
+    assert 40 < alone["row.miou_low"] < 50 < alone["row.miou_high"] < 60
+
+
+def test_a_gain_is_of_the_same_videos() -> None:
+    """Videos differ much, but the row is better by a tenth on each of them: there is no doubt of the gain."""
+    baseline = np.linspace(0, 0.9, 40)
+    figures = untrained.bootstrap("row", baseline + 0.1, baseline, np.arange(40))
+    assert figures["row.gain_miou_low"] == pytest.approx(10) == figures["row.gain_miou_high"]
+    assert figures["row.miou_high"] - figures["row.miou_low"] > 10

@@ -14,25 +14,28 @@ from vmr_ray.config import ModelConfig
 from vmr_ray.encoders import dual_encoder
 from vmr_ray.errors import VmrError
 from vmr_ray.model.checkpoint import CheckpointInfo, Similarity, load_info, load_network
-from vmr_ray.model.loader import load_predictor
+from vmr_ray.model.loader import load_predictor, predictor_of
+from vmr_ray.model.predictor import Predictor
 from vmr_ray.model.similarity import SimilarityPredictor, similarity_checkpoint
 from vmr_ray.schema import StoreSpec
+from vmr_ray.search.build import copy_checkpoint
 
 DIM = 16
 
 
-def predictor() -> SimilarityPredictor:
-    return SimilarityPredictor(
-        CheckpointInfo(
-            model=ModelConfig(),
-            similarity=Similarity(scale=100, bias=0),
-            frame_encoder="hf:x",
-            frame_dim=DIM,
-            sampling="fps=1",
-            text_encoder="sentence:hf:x",
-            token_dim=DIM,
-        )
-    )
+INFO = CheckpointInfo(
+    model=ModelConfig(),
+    similarity=Similarity(scale=100, bias=0),
+    frame_encoder="hf:x",
+    frame_dim=DIM,
+    sampling="fps=1",
+    text_encoder="sentence:hf:x",
+    token_dim=DIM,
+)
+
+
+def predictor(info: CheckpointInfo = INFO) -> Predictor:
+    return predictor_of(info.network(), info)
 
 
 def planted(frames: int, *places: tuple[int, int], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -87,8 +90,7 @@ def test_a_checkpoint_without_weights(tmp_path: Path, kind: str):
     assert isinstance(loaded, SimilarityPredictor)
     (vector,) = loaded.encode_tokens(loaded.text(["a dog runs"])).vectors.numpy()
     np.testing.assert_allclose(vector, encoder.sentence(["a dog runs"])[0], rtol=1e-5)
-    with pytest.raises(VmrError, match="train a network"):
-        load_network(tmp_path)
+    assert not info.weights and not list(load_network(tmp_path)[0].parameters())
 
 
 def test_features_that_know_no_sentences_are_refused():
@@ -112,9 +114,9 @@ def test_another_encoder_of_the_same_features():
 def test_features_of_the_default_encoder_need_no_checkpoint(tmp_path: Path):
     spec = StoreSpec(encoder="efficientnet-lite0", dim=1280, sampling="fps=1")
     info = similarity_checkpoint(spec, "features")
-    (tmp_path / "checkpoint.json").write_text(info.model_dump_json())
-    ranker = load_predictor(tmp_path)
-    assert isinstance(ranker, SimilarityPredictor)
+    copy_checkpoint(None, info, str(tmp_path))
+    ranker = load_predictor(tmp_path / "checkpoint")
+    assert isinstance(ranker, SimilarityPredictor) and ranker.network.residual is not None
     features = np.abs(np.random.default_rng(0).standard_normal((9, 1280))).astype(np.float16)
     (window,) = ranker.encode_videos([("v", features, np.arange(10.0))])
     queries = ranker.encode_tokens(ranker.text(["a dog runs", "two people dance"]))
@@ -124,24 +126,39 @@ def test_features_of_the_default_encoder_need_no_checkpoint(tmp_path: Path):
     assert 0 <= span[0] < span[1] <= 9
 
 
+def test_the_shipped_weights_are_for_one_frame_a_second():
+    infos = {
+        sampling: similarity_checkpoint(StoreSpec("efficientnet-lite0", 1280, sampling), "features")
+        for sampling in ("fps=1", "fps=4", "keyframes")
+    }
+    assert [info.weights is not None for info in infos.values()] == [True, False, False]
+
+
+def test_damaged_weights_are_found(tmp_path: Path):
+    info = similarity_checkpoint(StoreSpec("efficientnet-lite0", 1280, "fps=1"), "features")
+    copy_checkpoint(None, info, str(tmp_path))
+    weights = tmp_path / "checkpoint" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(VmrError, match="truncated or altered"):
+        load_predictor(tmp_path / "checkpoint")
+
+
 def test_an_index_made_before_there_were_shots_keeps_its_version(tmp_path: Path):
     """The version of a checkpoint without weights is a checksum of its fields; see `copy_checkpoint`."""
     name = f"hf:{save_tiny(tmp_path / 'clip', 'clip')}"
     info = similarity_checkpoint(StoreSpec(encoder=name, dim=dual_encoder(name).dim, sampling="fps=1"), "f")
     before = info.model_dump(mode="json") | {"version": ""}
-    del before["similarity"]["shots"]
+    del before["similarity"]["shots"], before["similarity"]["refined"]
     assert info.version == hashlib.sha256(json.dumps(before, separators=(",", ":")).encode()).hexdigest()
 
 
 # --- shots
 
 
-def in_shots(with_shots: bool) -> SimilarityPredictor:
+def in_shots(with_shots: bool) -> Predictor:
     """Of a joint space whose last half shows where the shots are."""
-    info = predictor().info
-    shots = (DIM // 2, 0.5) if with_shots else None
-    similarity = Similarity(scale=100, bias=0, shots=shots)
-    return SimilarityPredictor(info.model_copy(update={"similarity": similarity}))
+    similarity = Similarity(scale=100, bias=0, shots=(DIM // 2, 0.5) if with_shots else None)
+    return predictor(INFO.model_copy(update={"similarity": similarity}))
 
 
 def test_a_moment_keeps_to_its_shot():
