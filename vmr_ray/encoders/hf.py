@@ -233,12 +233,10 @@ class _Tokenizer:
     """
 
     def __init__(self, name: str) -> None:
-        from transformers import AutoTokenizer
-
         config = _config(name)
         self.max_tokens: int = config.text_config.max_position_embeddings
         self._padding = "max_length" if config.model_type.startswith("siglip") else False
-        self._tokenizer = _load(name, AutoTokenizer.from_pretrained)
+        self._tokenizer = _load(name, _tokenizer)
 
     def batches(self, texts: list[str], size: int = 32) -> Iterator[tuple[list[int], np.ndarray, np.ndarray]]:
         """(positions in `texts`, ids [n, tokens], True where an id is not padding [n, tokens])."""
@@ -293,14 +291,35 @@ def _processor(name: str) -> Any:
     return _load(name, AutoImageProcessor.from_pretrained)
 
 
+def _tokenizer(path: str, local_files_only: bool) -> Any:
+    """Raises OSError if its files are missing: transformers then makes one that knows no words."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=local_files_only)
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        raise OSError("its tokenizer has no vocabulary")
+    return tokenizer
+
+
 def _load(name: str, loader: Callable[..., T]) -> T:
+    """What the directory or the cache holds; else what the hub has.
+
+    The cache comes first, so that a worker neither waits for a hub that does not answer nor takes another
+    revision than the worker beside it.
+    """
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     path = name.removeprefix(HF)
-    offline = Path(path).is_dir() or not hub_answers()
+    offline = True
     try:
-        return loader(path, local_files_only=offline)
+        try:
+            return loader(path, local_files_only=True)
+        except (OSError, ValueError, ImportError):
+            offline = Path(path).is_dir() or not hub_answers()
+            if offline:
+                raise
+        return loader(path, local_files_only=False)
     except (OSError, ValueError, ImportError) as error:
         reason = str(error).strip().partition("\n")[0].rstrip(".")
         advice = "give hf:<name on the Hugging Face hub>, or "

@@ -44,11 +44,50 @@ except VmrError as error:
     assert "hf:<path>" in line and "everyday, which needs no network" in line
 
 
+def save_in_cache(home: Path, tokenizer: bool = True) -> str:
+    """A tiny model where the hub's client keeps what it has downloaded. Returns its name on the hub."""
+    repository, commit = home / "hub" / "models--some--clip", "0" * 40
+    folder = save_tiny(repository / "snapshots" / commit, "clip")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    if not tokenizer:
+        for file in folder.glob("tokenizer*"):
+            file.unlink()
+    return "some/clip"
+
+
+def test_what_the_cache_holds_needs_no_hub(tmp_path: Path) -> None:
+    """Every worker loads the model: none may wait for a hub that does not answer."""
+    code = f"""
+from vmr_ray.encoders import hf, dual_encoder
+hf.hub_answers = None  # to call it would be an error
+print(dual_encoder("hf:{save_in_cache(tmp_path)}").sentence(["a dog"]).shape)
+"""
+    done = run(code, tmp_path, VMR_CACHE=str(tmp_path / "exports"))
+    assert done.stdout == "(1, 16)\n", done.stderr
+
+
+def test_a_cache_without_the_tokenizer(tmp_path: Path) -> None:
+    """The frames were embedded with a network, the first sentence comes without one."""
+    code = f"""
+from vmr_ray.encoders import dual_encoder
+from vmr_ray.errors import VmrError
+try:
+    dual_encoder("hf:{save_in_cache(tmp_path, tokenizer=False)}").sentence(["a dog"])
+except VmrError as error:
+    print(error)
+"""
+    done = run(code, tmp_path, VMR_CACHE=str(tmp_path / "exports"))
+    assert done.stdout.startswith("cannot load hf:some/clip (no such directory, not in the cache,"), (
+        done.stderr
+    )
+
+
 def test_a_directory_needs_no_hub(tmp_path: Path) -> None:
     model = save_tiny(tmp_path / "clip", "clip")
     code = f"""
-from vmr_ray.encoders import hub, dual_encoder
-hub.hub_answers = None  # to call it would be an error
+from vmr_ray.encoders import hf, dual_encoder
+hf.hub_answers = None  # to call it would be an error
 print(dual_encoder("hf:{model}").sentence(["a dog"]).shape)
 """
     done = run(code, tmp_path / "home")
