@@ -107,7 +107,7 @@ def test_training_without_annotations(features: Path, world, tmp_path: Path):
     config = Config(train=TrainConfig(epochs=100, cpus_per_worker=0.5, max_minutes=0.15))
     result = train_unlabelled(features, tmp_path / "run", config)
     assert result.train_queries > result.val_queries > 0
-    network, info = load_network(result.last)
+    network, _ = load_network(result.last)
     assert isinstance(network, SimilarityNetwork) and network.residual is not None
     assert network.residual.boundary.weight.abs().max() > 0
     assert build_index(features, result.last, tmp_path / "index").videos == 9

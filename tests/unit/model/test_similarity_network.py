@@ -16,7 +16,11 @@ PLAIN = Similarity(scale=10, bias=0, shots=(DIM // 2, 0.5))
 def inputs(frames: int = 30, queries: int = 3) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     torch.manual_seed(0)
     vectors = normalize(torch.randn(queries, frames, DIM), dim=-1)
-    return vectors, torch.ones(queries, frames, dtype=torch.bool), normalize(torch.randn(queries, DIM), dim=-1)
+    return (
+        vectors,
+        torch.ones(queries, frames, dtype=torch.bool),
+        normalize(torch.randn(queries, DIM), dim=-1),
+    )
 
 
 def refined(seed: int | None = None) -> SimilarityNetwork:

@@ -43,7 +43,9 @@ def test_compositions():
         assert len(video.edges) == len(video.features) + 1 and video.edges[-1] == video.duration
         np.testing.assert_allclose(np.linalg.norm(video.features, axis=1), 1, rtol=1e-5)
         (spans,), (query,) = video.spans, video.tokens
-        assert spans and all(0 <= start and end <= video.duration and end - start >= 2 for start, end in spans)
+        assert spans and all(
+            start >= 0 and end <= video.duration and end - start >= 2 for start, end in spans
+        )
         assert query.shape == (1, DIM) and np.linalg.norm(query) == pytest.approx(1, rel=1e-5)
     assert len({len(video.features) for video in videos}) > 5
 
