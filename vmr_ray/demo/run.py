@@ -39,9 +39,9 @@ HOST = "127.0.0.1"
 CONFIG = Config(
     embed=EmbedConfig(decode=DecodeConfig(sampling="fps=2")),
     model=ModelConfig(dim=128, heads=4, dropout=0.1),
-    train=TrainConfig(epochs=80, evaluate_every=80, batch_videos=16, fused_pairs=32, lr=2e-3),
+    train=TrainConfig(epochs=90, evaluate_every=90, batch_videos=16, fused_pairs=32, lr=2e-3),
 )
-TRAIN_VIDEOS, TEST_VIDEOS, WORDS = 60, 12, 4
+TRAIN_VIDEOS, TEST_VIDEOS, WORDS = 56, 12, 4
 QUESTIONS = 5
 
 
