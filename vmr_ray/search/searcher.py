@@ -25,7 +25,7 @@ from vmr_ray.model.windows import Window
 from vmr_ray.schema import Moment
 from vmr_ray.search.cache import LruCache
 from vmr_ray.search.result import Saliency, SearchRequest, SearchResult
-from vmr_ray.search.tables import IndexTables, SegmentRows, version_of, video_of
+from vmr_ray.search.tables import IndexTables, SegmentRows, file_version, version_of, video_of
 from vmr_ray.storage import absolute, join
 
 _CACHED_WINDOWS = 2048
@@ -57,11 +57,13 @@ class Searcher:
         self, video_ids: Sequence[str] | None = None, offset: int = 0, limit: int | None = None
     ) -> list[dict[str, Any]]:
         """The indexed videos (or those of `video_ids`), sorted by video_id: `limit` of them from number
-        `offset` on. Fields: video_id, uri, version, metadata, duration in seconds, frames, partial."""
+        `offset` on. Fields: video_id, uri, version (of its file), metadata, duration in seconds, frames,
+        partial."""
         if limit is not None and video_ids is None:
             video_ids, offset = sorted(self.tables.video_ids())[offset : offset + limit], 0
         rows = sorted(self.tables.read_videos(video_ids), key=lambda row: str(row["video_id"]))
         for row in rows:
+            row["version"] = file_version(row["version"])
             row["metadata"] = json.loads(row["metadata"])
         return rows[offset:] if limit is None else rows[offset : offset + limit]
 

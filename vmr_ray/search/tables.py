@@ -142,6 +142,10 @@ class IndexTables:
     def has_video(self, video_id: str) -> bool:
         return bool(self.videos.count_rows(_where_in("video_id", [video_id])))
 
+    def has_uri(self, uri: str) -> bool:
+        """Whether a video was made of this file."""
+        return bool(self.videos.count_rows(_where_in("uri", [uri])))
+
     def deleted_ids(self) -> set[str]:
         """The ids of the videos that were deleted and not indexed again."""
         return set(self.deleted.search().limit(None).to_arrow()["video_id"].to_pylist())

@@ -28,7 +28,14 @@ from vmr_ray.errors import VmrError
 from vmr_ray.model.checkpoint import save_checkpoint
 from vmr_ray.search.result import SearchRequest
 from vmr_ray.search.searcher import Searcher
-from vmr_ray.search.tables import VIDEO_SCHEMA, WINDOW_SCHEMA, IndexTables, segment_schema, window_id
+from vmr_ray.search.tables import (
+    VIDEO_SCHEMA,
+    WINDOW_SCHEMA,
+    IndexTables,
+    file_version,
+    segment_schema,
+    window_id,
+)
 
 DIM = 16  # of `checkpoint_info`
 TOKENS = np.random.default_rng(1).normal(size=(3, 6)).astype(np.float16)
@@ -164,7 +171,7 @@ def expected(video: Rows | None) -> tuple[Any, ...] | None:
     if video is None:
         return None
     (row,) = video[0].to_pylist()
-    return row["version"], json.loads(row["metadata"])["camera"]
+    return file_version(row["version"]), json.loads(row["metadata"])["camera"]
 
 
 def row_counts(tables: IndexTables) -> tuple[int, ...]:
