@@ -13,7 +13,8 @@ lists show. The rows that it leaves are not searched, and `sweep` deletes them.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, NamedTuple
 
@@ -64,6 +65,19 @@ def segment_schema(dim: int) -> pa.Schema:
     )
 
 
+@contextmanager
+def _writing() -> Iterator[None]:
+    """Turns LanceDB's errors of the storage into a VmrError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "LanceError(IO)" not in str(error):
+            raise
+        full = "No space left on device" in str(error) or "os error 28" in str(error)
+        reason = "its disk is full" if full else one_line(error, 200)
+        raise VmrError(f"cannot write the index ({reason}): make room, then do the same again") from error
+
+
 class SegmentRows(NamedTuple):
     """N segments: `window_ids` [N], `video_ids` [N] and `vectors` float32 [N, dim]."""
 
@@ -105,6 +119,7 @@ class IndexTables:
             raise VmrError(f"cannot read the index {index}: {one_line(error)}") from None
 
     @classmethod
+    @_writing()
     def create(cls, index: str, dim: int) -> IndexTables:
         """The tables of the index, created where they are missing; segment vectors have `dim` numbers."""
         connection = _connect(index)
@@ -200,6 +215,7 @@ class IndexTables:
 
     # -- writing ---------------------------------------------------------------------------------
 
+    @_writing()
     def add(self, videos: pa.Table, windows: pa.Table, segments: pa.Table) -> None:
         """Append rows of windows and segments; then make `videos` searchable, in place of older versions.
 
@@ -217,6 +233,7 @@ class IndexTables:
         if replaced:
             self._delete_uncounted(replaced)
 
+    @_writing()
     def delete_videos(self, video_ids: Collection[str]) -> None:
         """Delete videos for good: `build_index` adds them again only if they are named.
 
@@ -234,12 +251,14 @@ class IndexTables:
             self.deleted.add(pa.table({"video_id": pa.array(new)}))
         self.forget_videos(ids)
 
+    @_writing()
     def forget_videos(self, video_ids: Iterable[str]) -> None:
         """Delete all rows of videos; `build_index` adds them again once they have features."""
         ids = list(video_ids)
         for table in (self.videos, self.segments, self.windows):
             _delete_where_in(table, "video_id", ids)
 
+    @_writing()
     def sweep(self) -> None:
         """Complete what interrupted calls have left. Only for the one process that writes to the index."""
         self.forget_videos(self.deleted_ids() & set(self.video_ids()))
@@ -256,11 +275,13 @@ class IndexTables:
             ids = search.limit(None).to_arrow()["window_id"].unique().to_pylist()
             _delete_where_in(table, "window_id", [i for i in ids if version_of(i) not in counted])
 
+    @_writing()
     def restore_videos(self, video_ids: Iterable[str]) -> None:
         """Take videos off the list of deleted ones."""
         if restored := self.deleted_ids() & set(video_ids):
             self.deleted.delete(_where_in("video_id", restored))
 
+    @_writing()
     def optimize(self, config: IndexConfig) -> None:
         """Merge small files, create the indexes that search needs, and take new rows into them."""
         if "window_id" not in _indexed_columns(self.windows):

@@ -23,6 +23,8 @@ import pytest
 import torch
 
 from tests.builders import checkpoint_info
+from tests.disks import enlarge, small_disk
+from vmr_ray.config import IndexConfig
 from vmr_ray.encoders.imported import write_states
 from vmr_ray.errors import VmrError
 from vmr_ray.model.checkpoint import save_checkpoint
@@ -218,6 +220,43 @@ def test_a_kill_at_any_step(killed: Path, operation: str):
     change = states.index(expected(after))
     assert change > 0
     assert states == [expected(before)] * change + [expected(after)] * (len(steps) - change)
+
+
+def test_a_disk_that_is_full_at_any_write(tmp_path: Path):
+    """The smallest has no room for the tables, the largest for everything."""
+    steps, failed = ("create", "add", "update", "delete", "optimize"), []
+    for kilobytes in range(16, 320, 32):
+        done: list[str] = []
+        with small_disk(tmp_path, kilobytes):
+            index = str(tmp_path / "index")
+            try:
+                for step in steps:
+                    write_step(index, step)
+                    done.append(step)
+            except VmrError as error:
+                assert str(error).startswith("cannot write the index (its disk is full): make room")
+                failed.append(steps[len(done)])
+            enlarge(tmp_path, 4000)
+            for step in steps[len(done) :]:
+                write_step(index, step)
+            tables = IndexTables.open(index)
+            assert row_counts(tables) == (1, 2, 2)
+            assert tables.video_ids() == ["kept"] and tables.deleted_ids() == {"a"}
+    assert set(failed) == set(steps)
+
+
+def write_step(index: str, step: str) -> None:
+    tables = IndexTables.create(index, DIM)
+    if step == "add":
+        for video in (KEPT, OLD):
+            if not tables.has_video(video[0]["video_id"][0].as_py()):
+                write(video)(tables)
+    elif step == "update":
+        OPERATIONS["update the file"][2](tables)
+    elif step == "optimize":
+        tables.optimize(IndexConfig())
+    elif step == "delete":
+        delete(tables)
 
 
 if __name__ == "__main__":
