@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from fastapi import HTTPException
 
+from tests.disks import small_disk
 from vmr_ray.errors import VmrError
 from vmr_ray.serve.errors import StorageError
 from vmr_ray.serve.uploads import Uploads, upload_name
@@ -113,11 +114,11 @@ def test_a_client_that_goes_away_at_any_moment_leaves_nothing_or_a_whole_file(tm
 
 
 def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path: Path):
-    (tmp_path / "ingest").write_bytes(b"")  # so that no folder can be made
-    with pytest.raises(StorageError, match="cannot store this") as refusal:
-        asyncio.run(Uploads(str(tmp_path)).receive(blocks(b"1234"), "1f", "a.mp4", 6))
-    assert str(tmp_path) not in str(refusal.value)
-    assert files_in(tmp_path) == ["ingest"]
+    with small_disk(tmp_path, 64):
+        with pytest.raises(StorageError, match=r"cannot store this \(No space left on device\)") as refusal:
+            asyncio.run(Uploads(str(tmp_path)).receive(blocks(*[bytes(10_000)] * 10), "1f", "a.mp4", 10**6))
+        assert str(tmp_path) not in str(refusal.value)
+        assert files_in(tmp_path) == []
 
 
 def test_only_uploads_are_removed(tmp_path: Path):
