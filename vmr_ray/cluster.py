@@ -53,8 +53,17 @@ def connect(**options: Any) -> None:
         }
         with silence() if _quiet else nullcontext():
             _init(defaults | options)
+    _keep_exceptions()
     if _quiet:
         _hide_progress_and_logs()
+
+
+def _keep_exceptions() -> None:
+    """Let Ray Data raise a worker's own exception. Wrapped in Ray Data's, it is lost on the way from the worker,
+    and a VmrError or a full disk would end in a traceback."""
+    from ray.data import DataContext
+
+    DataContext.get_current().raise_original_map_exception = True
 
 
 def _init(options: dict[str, Any]) -> None:
