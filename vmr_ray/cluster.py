@@ -59,8 +59,8 @@ def connect(**options: Any) -> None:
 
 
 def _keep_exceptions() -> None:
-    """Let Ray Data raise a worker's own exception. Wrapped in Ray Data's, it is lost on the way from the worker,
-    and a VmrError or a full disk would end in a traceback."""
+    """Let Ray Data raise a worker's own exception. Wrapped in Ray Data's, it is lost on the way from the
+    worker, and a VmrError or a full disk would end in a traceback."""
     from ray.data import DataContext
 
     DataContext.get_current().raise_original_map_exception = True
