@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vmr_ray.errors import VmrError, one_line
+
 if TYPE_CHECKING:
     from ray.data import ActorPoolStrategy
 
-
+START_PATIENCE = "VMR_RAY_START_S"  # environment variable
 _quiet = False
 
 
@@ -32,6 +36,9 @@ def connect(**options: Any) -> None:
     """Join the cluster of RAY_ADDRESS or the one running on this machine; else start one here.
 
     Does not join again if this process is connected. `options` go to `ray.init`.
+
+    Raises:
+        VmrError: Ray has not started within VMR_RAY_START_S seconds.
     """
     # Where these are not set, Ray warns that their defaults will change.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -45,9 +52,58 @@ def connect(**options: Any) -> None:
             **({"log_to_driver": False} if _quiet else {}),
         }
         with silence() if _quiet else nullcontext():
-            ray.init(**defaults | options)
+            _init(defaults | options)
+    _keep_exceptions()
     if _quiet:
         _hide_progress_and_logs()
+
+
+def _keep_exceptions() -> None:
+    """Let Ray Data raise a worker's own exception. Wrapped in Ray Data's, it is lost on the way from the
+    worker, and a VmrError or a full disk would end in a traceback."""
+    from ray.data import DataContext
+
+    DataContext.get_current().raise_original_map_exception = True
+
+
+def _init(options: dict[str, Any]) -> None:
+    """`ray.init`, repeated while the start takes longer than Ray waits for its own processes."""
+    import ray  # isort: split
+    import psutil  # type: ignore[import-untyped]  # Ray brings it along
+
+    patience = _patience()
+    os.environ.setdefault("RAY_gcs_server_port_wait_time_s", str(math.ceil(patience)))
+    end = time.monotonic() + patience
+    earlier = set(psutil.Process().children())
+    while True:
+        try:
+            ray.init(**options)
+            return
+        except Exception as error:
+            if not isinstance(error, TimeoutError) and "timed out" not in str(error).lower():
+                raise
+            # Ray leaves the processes of a start that failed.
+            for child in set(psutil.Process().children()) - earlier:
+                child.kill()
+                child.wait()
+            if time.monotonic() >= end:
+                raise VmrError(
+                    f"Ray has not started within {patience:g} s ({one_line(error, 200)}): stop other "
+                    f"programs, or set {START_PATIENCE} to more seconds"
+                ) from None
+        time.sleep(1)
+
+
+def _patience() -> float:
+    """Seconds that Ray may take to start."""
+    text = os.environ.get(START_PATIENCE, "120")
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise VmrError(f"{START_PATIENCE} is {text!r}: give a number of seconds")
+    return seconds
 
 
 def _hide_progress_and_logs() -> None:

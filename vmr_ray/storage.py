@@ -1,13 +1,15 @@
 """Files by path or URI: every stage finds, reads and writes them through this module.
 
 No file is ever half-written: the data goes to a temporary name next to it, which is renamed at the end. A
-process that is killed at any moment leaves the old file or the new one.
+process that is killed at any moment leaves the old file or the new one. What is written with `durable` also
+survives a power cut from then on.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import uuid
 from collections.abc import Iterable, Iterator
@@ -97,19 +99,19 @@ def read_json(path: str | Path, fix: str) -> Any:
         raise VmrError(f"{redact_credentials(str(path))} is damaged ({one_line(error)}): {fix}") from None
 
 
-def write_bytes(path: str | Path, data: bytes) -> None:
+def write_bytes(path: str | Path, data: bytes, durable: bool = False) -> None:
     """Write a file under a temporary name, then rename it; missing folders are made."""
-    with replacing(*filesystem(path)) as stream:
+    with replacing(*filesystem(path), durable) as stream:
         stream.write(data)
 
 
-def write_json(path: str | Path, value: Any) -> None:
+def write_json(path: str | Path, value: Any, durable: bool = False) -> None:
     """Write `value` as JSON, as `write_bytes` does."""
-    write_bytes(path, json.dumps(value, indent=1).encode())
+    write_bytes(path, json.dumps(value, indent=1).encode(), durable)
 
 
 @contextmanager
-def replacing(filesys: fs.FileSystem, path: str) -> Iterator[pa.NativeFile]:
+def replacing(filesys: fs.FileSystem, path: str, durable: bool = False) -> Iterator[pa.NativeFile]:
     """A stream into the file `path` of a filesystem; the file appears or changes when the block ends.
 
     If the block raises, the file is left as it was.
@@ -117,7 +119,21 @@ def replacing(filesys: fs.FileSystem, path: str) -> Iterator[pa.NativeFile]:
     with temporary_name(filesys, path) as temporary:
         with filesys.open_output_stream(temporary) as stream:
             yield stream
+        if durable:
+            flush(filesys, temporary)
         filesys.move(temporary, path)
+    if durable:
+        flush(filesys, str(PurePosixPath(path).parent))
+
+
+def flush(filesys: fs.FileSystem, path: str) -> None:
+    """Wait until a closed file, or the names in a folder, are on the disk. Object stores do it themselves."""
+    if isinstance(filesys, fs.LocalFileSystem):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 @contextmanager

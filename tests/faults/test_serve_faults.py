@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -49,6 +50,26 @@ async def post_many(
     limits = httpx.Limits(max_connections=count)
     async with httpx.AsyncClient(base_url=url, timeout=120, limits=limits) as client:
         return await asyncio.gather(*(client.post(path, json=body) for _ in range(count)))
+
+
+def test_an_interrupt_while_it_starts_leaves_no_service(index: Path):
+    """Before the module's service, in whose place this one would be."""
+    from ray import serve
+
+    from vmr_ray.serve.local import start
+
+    def interrupt() -> None:
+        while not serve.status().applications:
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    watching = threading.Thread(target=interrupt, daemon=True)
+    watching.start()
+    with pytest.raises(KeyboardInterrupt):
+        start(index, port=free_port())
+    watching.join()
+    assert serve.status().applications == {}
+    serve.shutdown()
 
 
 def test_under_overload_some_are_refused_and_the_rest_answered(url: str):

@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 SCRIPT = """
 import json, logging, sys
 import ray, ray.train, ray.serve
@@ -43,6 +45,36 @@ def run(mode: str) -> tuple[dict[str, list[int]], dict[str, list[int]], str]:
     assert done.returncode == 0, done.stderr
     before, after = json.loads(done.stdout.splitlines()[-1])
     return before, after, done.stderr
+
+
+SLOW = """
+import ray, psutil
+from vmr_ray import cluster
+from vmr_ray.errors import VmrError
+
+try:
+    cluster.connect(address="local", num_cpus=1, include_dashboard=False)
+except VmrError as error:
+    print(error)
+    print(len(psutil.Process().children(recursive=True)), ray.is_initialized())
+"""
+
+
+@pytest.mark.parametrize(
+    ("patience", "message"),
+    [
+        ("2", "Ray has not started within 2 s (Timed out waiting"),
+        ("soon", "VMR_RAY_START_S is 'soon': give a number of seconds"),
+    ],
+)
+def test_a_machine_too_slow_for_ray_is_one_sentence(patience: str, message: str):
+    """Ray waits 0 seconds for the port of its own server, which no machine is fast enough for."""
+    env = {**os.environ, "VMR_RAY_START_S": patience, "RAY_gcs_server_port_wait_time_s": "0"}
+    done = subprocess.run([sys.executable, "-c", SLOW], env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    sentence, state = done.stdout.splitlines()
+    assert sentence.startswith(message)
+    assert state == "0 False", "no process is left"
 
 
 def test_a_library_caller_keeps_its_logging():

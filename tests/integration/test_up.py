@@ -110,6 +110,18 @@ def test_it_is_callable_without_the_command_line(trained, world, tmp_path: Path)
     assert (result.videos, result.embedded, result.indexed, result.forgotten) == (2, 0, 0, 1)
     assert set(tables.video_ids()) == {first.name, "uploaded.mp4"}
 
+    # A video that was deleted through the service stays deleted, until its file has been gone.
+    shutil.copy(second, folder)
+    assert workflow.up(folder, trained.best, state=state).indexed == 1
+    tables.delete_videos([second.name])
+    result = workflow.up(folder, trained.best, state=state)
+    assert (result.videos, result.indexed, result.forgotten, result.deleted) == (2, 0, 0, 1)
+    (folder / second.name).unlink()
+    workflow.up(folder, trained.best, state=state)
+    shutil.copy(second, folder)
+    result = workflow.up(folder, trained.best, state=state)
+    assert (result.videos, result.indexed, result.deleted) == (3, 1, 0)
+
 
 def test_one_model_at_most(tmp_path: Path):
     with pytest.raises(VmrError, match="there is no folder"):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -172,6 +174,26 @@ def test_a_disk_that_is_full_at_any_byte_leaves_the_old_file_alone(tmp_path: Pat
     )
     assert rows[:-1] == [{"ended": -28, "found": OLD, "parts": 0}] * size
     assert rows[-1] == {"ended": 0, "found": NEW, "parts": 0}
+
+
+def test_what_is_durable_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is flushed under its temporary name, and then the folder that has the new name."""
+    flushed: list[tuple[bool, list[str]]] = []
+    fsync = os.fsync
+
+    def spy(descriptor: int) -> None:
+        fsync(descriptor)
+        is_folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+        flushed.append((is_folder, sorted(path.suffix for path in tmp_path.iterdir())))
+
+    monkeypatch.setattr(os, "fsync", spy)
+    write_json(tmp_path / "job.json", NEW)
+    assert flushed == []
+    write_json(tmp_path / "job.json", OLD, durable=True)
+    assert flushed == [(False, [".json", ".part"]), (True, [".json"])]
+    assert read_json(tmp_path / "job.json", "") == OLD
 
 
 def test_an_error_while_writing_leaves_the_old_file_alone(tmp_path: Path) -> None:

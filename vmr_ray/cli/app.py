@@ -87,8 +87,14 @@ def sentence_of(error: BaseException | None) -> str | None:
         cause = getattr(error, "cause", None)
         if isinstance(error, OSError):
             return f"{type(cause or error).__name__}: {one_line(error)}"
-        error = cause or error.__cause__
+        error = cause or _training_failure(error) or error.__cause__
     return None
+
+
+def _training_failure(error: BaseException) -> BaseException | None:
+    """What Ray Train's error is about: an error of a training process, or of the process that leads them."""
+    failures: dict[int, BaseException] = getattr(error, "worker_failures", {})
+    return next(iter(failures.values()), getattr(error, "controller_failure", None))
 
 
 def run_job(verb: str) -> None:

@@ -69,6 +69,8 @@ def up(
         highlight=False,
         soft_wrap=True,
     )
+    if done.deleted:
+        out.print(f"{done.deleted} left out: deleted through the service", highlight=False)
     if ask or exit_:
         from vmr_ray.search.searcher import Searcher
 

@@ -5,15 +5,17 @@
     .pt, .pth      a tensor, or a dict with one; loaded with `weights_only`
     .h5, .hdf5     a dataset per name, or a group with the dataset `key` (else `features`, else the only one)
 
-Nothing is unpickled. An array that cannot be used raises a VmrError of one sentence that names the file.
+Nothing is unpickled. An array that cannot be used raises a VmrError of one sentence that names the file,
+whatever its damage raises in the libraries that read it.
 """
 
 from __future__ import annotations
 
-import zipfile
+import os
+from collections.abc import Callable
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -23,6 +25,9 @@ from vmr_ray.storage import is_uri
 SUFFIXES = (".npy", ".npz", ".pt", ".pth")
 HDF5 = (".h5", ".hdf5")
 _DEFAULT_KEY = "features"
+_MAX_COMPRESSION = 1032  # of zlib
+
+Result = TypeVar("Result")
 
 
 class Source(Protocol):
@@ -78,6 +83,8 @@ class _Folder:
         for file in sorted(path.rglob("*")):
             if file.suffix.lower() in SUFFIXES and not file.name.startswith("."):
                 name = file.relative_to(path).as_posix().removesuffix(file.suffix)
+                if not _is_text(name):
+                    raise VmrError(f"the name of {str(file)!a} is not UTF-8: rename the file")
                 if other := self.files.get(name):
                     raise VmrError(f"{other} and {file} have the same name: keep one of them")
                 self.files[name] = file
@@ -87,11 +94,7 @@ class _Folder:
 
     def read(self, name: str) -> np.ndarray:
         file = self.files[name]
-        try:
-            loaded = _load(file, self.key)
-        except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, KeyError) as error:
-            raise VmrError(f"cannot read {file} ({_reason(error)}): fetch it again") from None
-        return checked(loaded, str(file))
+        return _guarded(str(file), lambda: checked(_load(file, self.key), str(file)))
 
     def uri(self, name: str) -> str:
         return str(self.files[name])
@@ -107,11 +110,12 @@ class _Hdf5:
         import h5py
 
         self.path, self.label, self.key = path, path.name, key
-        try:
+
+        def names() -> frozenset[str]:
             with h5py.File(path, "r") as file:
-                self.names = frozenset(file)
-        except OSError as error:
-            raise VmrError(f"cannot read {path} ({_reason(error)}): fetch it again") from None
+                return frozenset(name for name in file if _is_text(name))
+
+        self.names = _guarded(str(path), names)
         if not self.names:
             raise VmrError(f"no features in {path}: it is empty")
 
@@ -119,17 +123,18 @@ class _Hdf5:
         import h5py
 
         where = self.uri(name)
-        try:
+
+        def load() -> np.ndarray:
             with h5py.File(self.path, "r") as file:
                 value = file[name]
                 if isinstance(value, h5py.Group):
                     value = value[_chosen(list(value), self.key, where)]
                 if not isinstance(value, h5py.Dataset):
                     raise VmrError(f"{where} is a group of groups: name the dataset in it with --key")
-                loaded = value[()]
-        except (OSError, RuntimeError, KeyError) as error:
-            raise VmrError(f"cannot read {where} ({_reason(error)}): fetch the file again") from None
-        return checked(loaded, where)
+                _check_size(value.nbytes, self.path)
+                return checked(value[()], where)
+
+        return _guarded(where, load)
 
     def uri(self, name: str) -> str:
         return f"{self.path}#{name}"
@@ -180,13 +185,41 @@ def halved(matrix: np.ndarray, where: str) -> np.ndarray:
     return half
 
 
+def _guarded(where: str, read: Callable[[], Result]) -> Result:
+    """What `read` returns; whatever else than a VmrError it raises becomes one."""
+    try:
+        return read()
+    except VmrError:
+        raise
+    except Exception as error:  # damage can raise anything, also MemoryError
+        raise VmrError(f"cannot read {where} ({_reason(error)}): fetch it again") from None
+
+
+def _check_size(size: int, file: Path) -> None:
+    """Raises VmrError if a file cannot hold an array of `size` bytes, or this machine cannot."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if size > min(_MAX_COMPRESSION * file.stat().st_size, memory):
+        raise VmrError(
+            f"{file} asks for {size:,} bytes, which neither it nor this machine can hold: fetch it again"
+        )
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name is UTF-8; other bytes of it are kept as surrogates."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
+
+
 def _load(file: Path, key: str | None) -> Any:
     suffix = file.suffix.lower()
     if suffix == ".npy":
-        return np.load(file, allow_pickle=False)
+        # Mapped, so that a header cannot ask for more than the file has.
+        return np.load(file, mmap_mode="r", allow_pickle=False)
     if suffix == ".npz":
         with np.load(file, allow_pickle=False) as arrays:
-            return arrays[_chosen(arrays.files, key, str(file))]
+            name = _chosen(arrays.files, key, str(file))
+            sizes = {info.filename.removesuffix(".npy"): info.file_size for info in arrays.zip.infolist()}
+            _check_size(sizes.get(name, 0), file)
+            return arrays[name]
     import torch
 
     try:
@@ -199,6 +232,7 @@ def _load(file: Path, key: str | None) -> Any:
         loaded = loaded[_chosen([k for k, v in loaded.items() if torch.is_tensor(v)], key, str(file))]
     if not torch.is_tensor(loaded):
         raise VmrError(f"{file} holds a {type(loaded).__name__}, not a tensor: save only the tensor")
+    _check_size(loaded.numel() * 4, file)
     return loaded.float().numpy() if loaded.is_floating_point() else loaded.numpy()
 
 
@@ -217,10 +251,14 @@ def _chosen(names: list[str], key: str | None, where: str) -> str:
 
 
 def _fingerprint(path: Path) -> str:
-    info = path.stat()
+    try:
+        info = path.stat()
+    except OSError:  # a link to nowhere; reading it says so
+        return "missing"
     return f"{info.st_size}-{info.st_mtime_ns}"
 
 
 def _reason(error: Exception) -> str:
     # numpy assumes that any unknown format is a pickle, and suggests to load it as one.
-    return "it is not an array" if "pickle" in str(error) else one_line(error, 200)
+    is_object = "pickle" in str(error) or "Python objects" in str(error)
+    return "it is not an array" if is_object else one_line(error, 200)

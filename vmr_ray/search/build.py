@@ -10,7 +10,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -27,7 +27,15 @@ from vmr_ray.model.similarity import shipped_weights, similarity_checkpoint
 from vmr_ray.model.windows import Window
 from vmr_ray.schema import VideoFeatures
 from vmr_ray.search.metadata import Metadata, as_json, tag
-from vmr_ray.search.tables import VIDEO_SCHEMA, WINDOW_SCHEMA, IndexTables, segment_schema
+from vmr_ray.search.tables import (
+    VIDEO_SCHEMA,
+    WINDOW_SCHEMA,
+    IndexTables,
+    file_version,
+    next_version,
+    segment_schema,
+    window_id,
+)
 from vmr_ray.storage import absolute, exists, join, read_bytes, write_bytes
 
 # What a worker returns: one row a window, with its segments and with the row of its video.
@@ -57,9 +65,11 @@ class IndexSummary:
 
 @dataclass(frozen=True)
 class _Job:
-    """A video to index: the addresses of its chunks in the feature store, and its metadata as JSON."""
+    """A video to index: the addresses of its chunks in the feature store, the `version` of its row in the
+    index, and its metadata as JSON."""
 
     files: tuple[str, ...]
+    version: str
     metadata: str
 
 
@@ -100,9 +110,8 @@ def build_index(
     copy_checkpoint(checkpoint, info, out)
     tables = IndexTables.create(out, info.dim)
 
+    tables.sweep()  # an interrupted call may have left windows of the versions that are added now
     jobs = _jobs(store, tables, only, metadata or {})
-    tables.forget_videos(jobs)  # rows of an older version, or of an interrupted call
-    tables.restore_videos(jobs)
     added = 0
     for rows in _commits(_encode(jobs, store.root, out, config), 16 * config.batch_windows):
         videos = rows.filter(rows["last"]).select(VIDEO_SCHEMA.names)
@@ -170,10 +179,10 @@ def _jobs(
     for video_id, chunks in files.items():
         if video_id in deleted if only is None else video_id not in only:
             continue
-        _, kept = indexed.get(video_id, ("", "{}"))
+        version, kept = indexed.get(video_id, ("", "{}"))
         text = as_json(metadata[video_id], video_id) if video_id in metadata else kept
-        if indexed.get(video_id) != (store.version(chunks), text):
-            jobs[video_id] = _Job(chunks, text)
+        if (file_version(version), kept) != (store.version(chunks), text):
+            jobs[video_id] = _Job(chunks, next_version(store.version(chunks), version), text)
     return jobs
 
 
@@ -185,7 +194,7 @@ def _encode(jobs: Mapping[str, _Job], root: str, index: str, config: IndexConfig
 
     from vmr_ray.cluster import autoscaling_pool
 
-    rows = [{"files": list(job.files), "metadata": job.metadata} for job in jobs.values()]
+    rows = [asdict(job) | {"files": list(job.files)} for job in jobs.values()]
     yield from (
         ray.data.from_items(rows, override_num_blocks=min(len(rows), 1000))
         .map_batches(
@@ -246,7 +255,7 @@ class _EncodeVideos:
         return load_predictor(self.checkpoint)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        jobs = [_Job(tuple(row["files"]), row["metadata"]) for row in batch.to_pylist()]
+        jobs = [_Job(tuple(row["files"]), row["version"], row["metadata"]) for row in batch.to_pylist()]
         videos = [self.store.read(job.files) for job in jobs]
         windows = self.predictor.encode_videos(
             [(video.video_id, video.features, video.edges) for video in videos], self.config.batch_windows
@@ -260,7 +269,6 @@ class _EncodeVideos:
         return pa.concat_tables(tables)
 
     def _rows(self, video: VideoFeatures, job: _Job, windows: list[Window]) -> pa.Table:
-        version = self.store.version(job.files)
         rows = []
         for i, window in enumerate(windows):
             starts, ends, vectors = segments(window, self.config.segment_frames)
@@ -268,13 +276,13 @@ class _EncodeVideos:
                 {
                     "video_id": video.video_id,
                     "uri": video.uri,
-                    "version": version,
+                    "version": job.version,
                     "metadata": job.metadata,
                     "duration": video.duration,
                     "frames": len(video.features),
                     "partial": video.partial,
                     # With the version, so that a searcher never takes a cached window for another file's.
-                    "window_id": f"{window.first}:{version}:{video.video_id}",
+                    "window_id": window_id(window.first, job.version, video.video_id),
                     "edges": window.edges,
                     "states": window.states.tobytes(),
                     "core": window.core,

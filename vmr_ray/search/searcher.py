@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,11 @@ from vmr_ray.model.windows import Window
 from vmr_ray.schema import Moment
 from vmr_ray.search.cache import LruCache
 from vmr_ray.search.result import Saliency, SearchRequest, SearchResult
-from vmr_ray.search.tables import IndexTables, SegmentRows
+from vmr_ray.search.tables import IndexTables, SegmentRows, file_version, version_of, video_of
 from vmr_ray.storage import absolute, join
 
 _CACHED_WINDOWS = 2048
-_CACHED_DURATIONS = 65_536
+_CACHED_VIDEOS = 65_536
 _COMPARED_SEGMENTS = 8192  # of the named videos, compared here and not by LanceDB: 8 MB
 
 
@@ -46,7 +46,7 @@ class Searcher:
         self.tables = IndexTables.open(self.index)
         self.predictor = load_predictor(join(self.index, "checkpoint"), device)
         self._windows = LruCache(_CACHED_WINDOWS, self._load_windows)
-        self._durations = LruCache(_CACHED_DURATIONS, self._load_durations)
+        self._videos = LruCache(_CACHED_VIDEOS, self._load_videos)
 
     @property
     def version(self) -> str:
@@ -57,11 +57,13 @@ class Searcher:
         self, video_ids: Sequence[str] | None = None, offset: int = 0, limit: int | None = None
     ) -> list[dict[str, Any]]:
         """The indexed videos (or those of `video_ids`), sorted by video_id: `limit` of them from number
-        `offset` on. Fields: video_id, uri, version, metadata, duration in seconds, frames, partial."""
+        `offset` on. Fields: video_id, uri, version (of its file), metadata, duration in seconds, frames,
+        partial."""
         if limit is not None and video_ids is None:
             video_ids, offset = sorted(self.tables.video_ids())[offset : offset + limit], 0
         rows = sorted(self.tables.read_videos(video_ids), key=lambda row: str(row["video_id"]))
         for row in rows:
+            row["version"] = file_version(row["version"])
             row["metadata"] = json.loads(row["metadata"])
         return rows[offset:] if limit is None else rows[offset : offset + limit]
 
@@ -135,7 +137,7 @@ class Searcher:
         # The segments of named videos are read once for all requests, unless they are too many.
         named = {v for request in requests if not request.filter for v in request.video_ids or ()}
         segments = self.tables.read_segments(named, _COMPARED_SEGMENTS) if named else None
-        candidates = []
+        candidates: list[list[str]] = []
         for request, vector in zip(requests, vectors, strict=True):
             if segments is not None and request.video_ids is not None and not request.filter:
                 ids = _nearest_windows_of(segments, request.video_ids, vector, self.config.candidates)
@@ -143,12 +145,17 @@ class Searcher:
                 ids = self.tables.nearest_windows(
                     vector, self.config.candidates, self.config.partitions, request.video_ids, request.filter
                 )
-            candidates.append(ids[: self.config.windows])
-        return candidates
+            candidates.append(ids)
+        counted = self._videos_of(window_id for ids in candidates for window_id in ids)
+        # A window without its video is one that is being added or deleted.
+        return [
+            [window_id for window_id in ids if version_of(window_id) in counted][: self.config.windows]
+            for ids in candidates
+        ]
 
     def _unknown_video(self, request: SearchRequest, window_ids: Sequence[str]) -> VmrError | None:
         """The error that the request names a video that is not indexed."""
-        found = {_video_of(window_id) for window_id in window_ids}  # these need no look into the table
+        found = {video_of(window_id) for window_id in window_ids}  # these need no look into the table
         if unsure := [video_id for video_id in request.video_ids or () if video_id not in found]:
             known = {row["video_id"] for row in self.tables.read_videos(unsure, ["video_id"])}
             if missing := [video_id for video_id in unsure if video_id not in known]:
@@ -242,15 +249,27 @@ class Searcher:
 
     def _durations_of(self, windows: Mapping[str, Window]) -> dict[str, float]:
         """Seconds by video, for the videos of these windows."""
-        keys = {window.video_id: _version_of(window_id) for window_id, window in windows.items()}
-        durations = self._durations.get(keys.values())
-        return {video_id: durations[key] for video_id, key in keys.items() if key in durations}
+        durations = self._videos_of(windows)
+        return {
+            window.video_id: durations[version_of(window_id)]
+            for window_id, window in windows.items()
+            if version_of(window_id) in durations
+        }
 
-    def _load_durations(self, keys: list[str]) -> dict[str, float]:
-        """Seconds by version, see `_version_of`."""
-        versions = {key.partition(":")[2]: key for key in keys}
-        rows = self.tables.read_videos(versions, ["video_id", "duration"])
-        return {versions[row["video_id"]]: row["duration"] for row in rows}
+    def _videos_of(self, window_ids: Iterable[str]) -> dict[str, float]:
+        """Seconds by `version_of`, of the indexed videos to which these windows belong."""
+        # With the table's version, so that a row is read again after any change of the table.
+        table = self.tables.videos_version()
+        rows = self._videos.get(f"{table}:{video_of(window_id)}" for window_id in window_ids)
+        return dict(rows.values())
+
+    def _load_videos(self, keys: list[str]) -> dict[str, tuple[str, float]]:
+        """`version_of` and seconds by key: a version of the table and a video_id."""
+        names = {key.partition(":")[2]: key for key in keys}
+        rows = self.tables.read_videos(names, ["video_id", "version", "duration"])
+        return {
+            names[row["video_id"]]: (f"{row['version']}:{row['video_id']}", row["duration"]) for row in rows
+        }
 
 
 def _nearest_windows_of(
@@ -266,13 +285,3 @@ def _nearest_windows_of(
 
 def _end_of_page(request: SearchRequest) -> int:
     return request.offset + request.top_k
-
-
-def _video_of(window_id: str) -> str:
-    """The video's id: a window's is `first frame:version:video_id`."""
-    return window_id.split(":", 2)[2]
-
-
-def _version_of(window_id: str) -> str:
-    """`version:video_id`, the same for all windows of one version of a video."""
-    return window_id.partition(":")[2]

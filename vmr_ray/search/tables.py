@@ -1,14 +1,20 @@
 """The LanceDB tables of an index. No other module calls LanceDB.
 
-INDEX/videos.lance      one row a video; written last, so every video listed here is searchable
+INDEX/videos.lance      one row a video
 INDEX/windows.lance     one row a window: the network's cached states, which stage 2 reads
 INDEX/segments.lance    one row a short segment: the unit vectors that stage 1 searches
 INDEX/deleted.lance     ids of deleted videos, which are indexed again only when they are named
+
+Each write to one table is atomic, but no transaction spans several. So the row in `videos` decides: only
+windows and segments of the version that it names count. It is written last and deleted first, and replaced
+in one write. So a call that is killed at any moment has either not begun or is done, as far as searches and
+lists show. The rows that it leaves are not searched, and `sweep` deletes them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, NamedTuple
 
@@ -24,7 +30,7 @@ VIDEO_SCHEMA = pa.schema(
     [
         ("video_id", pa.string()),
         ("uri", pa.string()),
-        ("version", pa.string()),  # of the video file, see FeatureStore.version
+        ("version", pa.string()),  # FeatureStore.version, and `.N` after N changes of the metadata
         ("metadata", pa.string()),  # JSON object
         ("duration", pa.float64()),  # seconds
         ("frames", pa.int64()),
@@ -42,6 +48,7 @@ WINDOW_SCHEMA = pa.schema(
 )
 _DELETED_SCHEMA = pa.schema([("video_id", pa.string())])
 _IDS_PER_DELETE = 500
+_OPTIMIZE_ATTEMPTS = 3
 
 
 def segment_schema(dim: int) -> pa.Schema:
@@ -56,6 +63,19 @@ def segment_schema(dim: int) -> pa.Schema:
             ("end", pa.float64()),
         ]
     )
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    """Turns LanceDB's errors of the storage into a VmrError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "LanceError(IO)" not in str(error):
+            raise
+        full = "No space left on device" in str(error) or "os error 28" in str(error)
+        reason = "its disk is full" if full else one_line(error, 200)
+        raise VmrError(f"cannot write the index ({reason}): make room, then do the same again") from error
 
 
 class SegmentRows(NamedTuple):
@@ -99,6 +119,7 @@ class IndexTables:
             raise VmrError(f"cannot read the index {index}: {one_line(error)}") from None
 
     @classmethod
+    @_writing()
     def create(cls, index: str, dim: int) -> IndexTables:
         """The tables of the index, created where they are missing; segment vectors have `dim` numbers."""
         connection = _connect(index)
@@ -129,8 +150,16 @@ class IndexTables:
         """The ids of all videos."""
         return [row["video_id"] for row in self.read_videos(columns=["video_id"])]
 
+    def videos_version(self) -> int:
+        """The version of the table of videos: another one after each change."""
+        return int(self.videos.version)
+
     def has_video(self, video_id: str) -> bool:
         return bool(self.videos.count_rows(_where_in("video_id", [video_id])))
+
+    def has_uri(self, uri: str) -> bool:
+        """Whether a video was made of this file."""
+        return bool(self.videos.count_rows(_where_in("uri", [uri])))
 
     def deleted_ids(self) -> set[str]:
         """The ids of the videos that were deleted and not indexed again."""
@@ -186,38 +215,73 @@ class IndexTables:
 
     # -- writing ---------------------------------------------------------------------------------
 
+    @_writing()
     def add(self, videos: pa.Table, windows: pa.Table, segments: pa.Table) -> None:
-        """Append rows; `videos` only with or after the last window of each."""
+        """Append rows of windows and segments; then make `videos` searchable, in place of older versions.
+
+        A video's row comes with or after the last of its windows.
+        """
         self.windows.add(windows)
         self.segments.add(segments)
-        self.videos.add(videos)
+        if not videos.num_rows:
+            return
+        ids = videos["video_id"].to_pylist()
+        self.restore_videos(ids)
+        replaced = {row["video_id"] for row in self.read_videos(ids, ["video_id"])}
+        upsert = self.videos.merge_insert("video_id").when_matched_update_all()
+        upsert.when_not_matched_insert_all().execute(videos)
+        if replaced:
+            self._delete_uncounted(replaced)
 
+    @_writing()
     def delete_videos(self, video_ids: Collection[str]) -> None:
         """Delete videos for good: `build_index` adds them again only if they are named.
 
+        Deleting a video again does nothing, or completes a call that was interrupted.
+
         Raises:
-            VmrError: a video is not in the index.
+            VmrError: a video is not in the index and never was.
         """
-        known = {row["video_id"] for row in self.read_videos(video_ids, ["video_id"])}
-        if missing := sorted(set(video_ids) - known):
+        ids, deleted = set(video_ids), self.deleted_ids()
+        known = {row["video_id"] for row in self.read_videos(ids, ["video_id"])} | deleted
+        if missing := sorted(ids - known):
             raise VmrError(f"the video {missing[0]!r} is not in the index: see the list of videos")
         # This record goes first, so that `vmr index` does not restore what an interrupted call half deleted.
-        self.deleted.add(pa.table({"video_id": pa.array(sorted(set(video_ids)))}))
-        self.forget_videos(video_ids)
+        if new := sorted(ids - deleted):
+            self.deleted.add(pa.table({"video_id": pa.array(new)}))
+        self.forget_videos(ids)
 
+    @_writing()
     def forget_videos(self, video_ids: Iterable[str]) -> None:
         """Delete all rows of videos; `build_index` adds them again once they have features."""
         ids = list(video_ids)
         for table in (self.videos, self.segments, self.windows):
-            if table.count_rows():
-                for at in range(0, len(ids), _IDS_PER_DELETE):
-                    table.delete(_where_in("video_id", ids[at : at + _IDS_PER_DELETE]))
+            _delete_where_in(table, "video_id", ids)
 
+    @_writing()
+    def sweep(self) -> None:
+        """Complete what interrupted calls have left. Only for the one process that writes to the index."""
+        self.forget_videos(self.deleted_ids() & set(self.video_ids()))
+        self._delete_uncounted()
+
+    def _delete_uncounted(self, video_ids: Collection[str] | None = None) -> None:
+        """Delete windows and segments (of these videos) of other versions than the one in the video's row."""
+        rows = self.read_videos(video_ids, ["video_id", "version"])
+        counted = {f"{row['version']}:{row['video_id']}" for row in rows}
+        for table in (self.segments, self.windows):
+            search = table.search().select(["window_id"])
+            if video_ids is not None:
+                search = search.where(_where_in("video_id", video_ids))
+            ids = search.limit(None).to_arrow()["window_id"].unique().to_pylist()
+            _delete_where_in(table, "window_id", [i for i in ids if version_of(i) not in counted])
+
+    @_writing()
     def restore_videos(self, video_ids: Iterable[str]) -> None:
         """Take videos off the list of deleted ones."""
         if restored := self.deleted_ids() & set(video_ids):
             self.deleted.delete(_where_in("video_id", restored))
 
+    @_writing()
     def optimize(self, config: IndexConfig) -> None:
         """Merge small files, create the indexes that search needs, and take new rows into them."""
         if "window_id" not in _indexed_columns(self.windows):
@@ -227,7 +291,7 @@ class IndexTables:
             self.segments.create_scalar_index("tags", index_type="LABEL_LIST")
         self.add_vector_index(self.segments, config)
         for table in (self.videos, self.windows, self.segments, self.deleted):
-            table.optimize()
+            _optimize(table)
 
     @staticmethod
     def add_vector_index(segments: Any, config: IndexConfig) -> None:
@@ -246,11 +310,54 @@ class IndexTables:
                 segments.drop_index(f"ivf_{current}")
 
 
+def window_id(first: int, version: str, video_id: str) -> str:
+    """The id of the window that begins with frame `first` of this version of a video."""
+    return f"{first}:{version}:{video_id}"
+
+
+def video_of(window_id: str) -> str:
+    """The video_id of a window."""
+    return window_id.split(":", 2)[2]
+
+
+def version_of(window_id: str) -> str:
+    """`version:video_id`, the same for all windows of one version of a video."""
+    return window_id.partition(":")[2]
+
+
+def file_version(version: str) -> str:
+    """The version of the video's file, of a version in the table of videos."""
+    return version.partition(".")[0]
+
+
+def next_version(of_file: str, indexed: str) -> str:
+    """The version in the table of videos for a new row in place of one with the version `indexed`."""
+    if file_version(indexed) != of_file:
+        return of_file
+    return f"{of_file}.{int(indexed.partition('.')[2] or 0) + 1}"
+
+
 def _connect(index: str) -> Any:
     import lancedb  # starts threads: not before Ray has forked its own processes
 
     # 0: every read looks for a newer version, so added and deleted videos take effect at once.
     return lancedb.connect(index, read_consistency_interval=timedelta(0))
+
+
+def _delete_where_in(table: Any, column: str, values: Sequence[str]) -> None:
+    for at in range(0, len(values), _IDS_PER_DELETE):
+        table.delete(_where_in(column, values[at : at + _IDS_PER_DELETE]))
+
+
+def _optimize(table: Any) -> None:
+    """Optimize a table. Other writes go first: if there are too many of them, the next call does it."""
+    for _ in range(_OPTIMIZE_ATTEMPTS):
+        try:
+            table.optimize()
+            return
+        except RuntimeError as error:
+            if "commit conflict" not in str(error):
+                raise
 
 
 def _indexed_columns(table: Any) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,16 @@ _MAX_MESSAGE = 1000  # characters
 
 class UnavailableError(Exception):
     """The service is overloaded, or a replica died: the same request may succeed a second later."""
+
+
+class StorageError(VmrError):
+    """What the client sent cannot be stored."""
+
+
+def storage_error(error: OSError) -> StorageError:
+    """The sentence for a failed write, without the path."""
+    reason = os.strerror(error.errno) if error.errno else type(error).__name__
+    return StorageError(f"the service cannot store this ({reason}): free space on its disk, then try again")
 
 
 class StalledError(Exception):
@@ -48,6 +59,10 @@ async def _user_error(_: Request, error: VmrError) -> Response:
     return error_response(400, str(error))
 
 
+async def _storage_error(_: Request, error: StorageError) -> Response:
+    return error_response(507, str(error))
+
+
 async def _http_error(_: Request, error: HTTPException) -> Response:
     return error_response(error.status_code, error.detail, error.headers)
 
@@ -67,6 +82,7 @@ async def _internal_error(_: Request, error: Exception) -> Response:
 ERROR_HANDLERS: dict[int | type[Exception], Callable[[Request, Any], Coroutine[Any, Any, Response]]] = {
     RequestValidationError: _invalid_request,
     VmrError: _user_error,
+    StorageError: _storage_error,
     HTTPException: _http_error,
     UnavailableError: _unavailable,
     StalledError: _stalled,

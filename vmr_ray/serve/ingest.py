@@ -3,6 +3,9 @@
 INDEX/ingest/jobs/       one JSON file for each job
 INDEX/ingest/uploads/    uploaded files
 INDEX/ingest/features/   feature store of the added videos
+
+A job is on the disk before a client hears of it. What a killed service has left (rows, features and uploads
+of videos that are half added or half deleted) is cleaned up when the next one starts.
 """
 
 from __future__ import annotations
@@ -15,11 +18,11 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 
 from pyarrow import fs
 from pydantic import TypeAdapter, ValidationError
@@ -31,12 +34,15 @@ from vmr_ray.model.checkpoint import load_info
 from vmr_ray.search.build import build_index
 from vmr_ray.search.metadata import Metadata
 from vmr_ray.search.tables import IndexTables
+from vmr_ray.serve.errors import storage_error
 from vmr_ray.serve.models import JobStatus
 from vmr_ray.serve.uploads import Uploads
 from vmr_ray.storage import exists, filesystem, is_below, is_remote, is_uri, join, read_json, write_json
 from vmr_ray.video.sources import VIDEO_SUFFIXES
 
 _UNFINISHED = ("queued", "embedding", "indexing")
+_KEPT_JOBS = 1000  # finished ones
+_ORPHANS_INTERVAL_S = 3600
 _log = logging.getLogger("ray.serve")  # the one that Serve writes to the replica's log file
 
 
@@ -67,33 +73,36 @@ class IngestQueue:
     def __init__(self, index: str):
         self.index = index
         self.uploads = Uploads(index)
-        self._folder = f"{index}/ingest/jobs"
+        self._folder = join(index, "ingest/jobs")
+        self._unread: set[str] = set()  # ids of the jobs whose files could not be read
         self._jobs = {job.job_id: job for job in self._stored_jobs()}
         self._queue: SimpleQueue[str] = SimpleQueue()
         self._adding = threading.Lock()
-        for job in sorted(self._jobs.values(), key=lambda job: job.created):
+        for job in self._sorted_jobs():
             if job.status in _UNFINISHED:
                 self._queue.put(job.job_id)
-        self.uploads.remove_stale()
         threading.Thread(target=self._work, daemon=True).start()
 
     def add(self, video_id: str, uri: str, metadata: Metadata) -> IngestJob:
-        """Queue a video.
+        """Queue a video. If it is refused and its file was uploaded, the file is deleted.
 
         Raises:
             VmrError: the video is in the index, or another job is adding it.
+            StorageError: the job cannot be stored.
         """
         with self._adding:  # two requests for one video must not both find it missing
-            waiting = any(
-                job.video_id == video_id and job.status in _UNFINISHED for job in list(self._jobs.values())
-            )
-            if waiting or IndexTables.open(self.index).has_video(video_id):
-                raise VmrError(
-                    f"the video {video_id!r} is in the index already: "
-                    "delete it first, or choose another video_id"
-                )
-            job = IngestJob(uuid.uuid4().hex, video_id, uri, dict(metadata), created=time.time())
-            self._save(job)
+            try:
+                self._check_free(video_id)
+                upload_id = self.uploads.job_id(uri)
+                job_id = uuid.uuid4().hex if upload_id is None or upload_id in self._jobs else upload_id
+                job = IngestJob(job_id, video_id, uri, dict(metadata), created=time.time())
+                self._save(job)
+            except (VmrError, OSError) as error:
+                with suppress(VmrError, OSError):
+                    self._release(uri)
+                if isinstance(error, VmrError):
+                    raise
+                raise storage_error(error) from None
             self._queue.put(job.job_id)
             return job
 
@@ -105,33 +114,113 @@ class IngestQueue:
         """Delete a video from the index, with its upload and the features that adding it wrote.
 
         Raises:
-            VmrError: it is not indexed.
+            VmrError: it is not indexed and never was.
         """
-        IndexTables.open(self.index).delete_videos([video_id])
-        self.uploads.remove(video_id)
+        tables = IndexTables.open(self.index)
+        rows = tables.read_videos([video_id], ["uri"])
+        tables.delete_videos([video_id])
         with suppress(VmrError):  # there is no feature store before the first video is added
-            FeatureStore.open(f"{self.index}/ingest/features").delete(video_id)
+            FeatureStore.open(self._features).delete(video_id)
+        for row in rows:
+            self._release(row["uri"])
+
+    @property
+    def _features(self) -> str:
+        return join(self.index, "ingest/features")
+
+    def _check_free(self, video_id: str) -> None:
+        for job in self._unfinished():
+            if job.video_id == video_id:
+                raise VmrError(f"the video {video_id!r} is being added already: ask for the job {job.job_id}")
+        if IndexTables.open(self.index).has_video(video_id):
+            raise VmrError(
+                f"the video {video_id!r} is in the index already: delete it first, or choose another video_id"
+            )
+
+    def _sorted_jobs(self) -> list[IngestJob]:
+        return sorted(self._jobs.copy().values(), key=lambda job: job.created)
+
+    def _unfinished(self) -> list[IngestJob]:
+        return [job for job in self._sorted_jobs() if job.status in _UNFINISHED]
 
     def _stored_jobs(self) -> Iterator[IngestJob]:
-        """The jobs on disk. A damaged file is skipped: it must not keep the service from starting."""
+        """The jobs on disk. A file that is damaged, or of a newer version, is skipped: it must not keep the
+        service from starting."""
         filesys, folder = filesystem(self._folder)
         for info in filesys.get_file_info(fs.FileSelector(folder, allow_not_found=True)):
             if info.extension != "json":
                 continue
+            job_id = info.base_name.removesuffix(".json")
             try:
                 content = read_json(join(self._folder, info.base_name), "its video may be added again")
-                yield TypeAdapter(IngestJob).validate_python(content)
-            except (VmrError, ValidationError) as error:
+                # The file's name is the id, whatever the file says.
+                yield replace(TypeAdapter(IngestJob).validate_python(content), job_id=job_id)
+            except (VmrError, ValidationError, OSError) as error:
+                self._unread.add(job_id)
                 _log.warning("skipped the job file %s: %s", info.base_name, one_line(error))
 
+    # -- the thread ------------------------------------------------------------------------------
+
     def _work(self) -> None:
+        self._attempt(self._sweep)
+        due = time.monotonic()
         while True:
-            job = self._jobs[self._queue.get()]
+            self._attempt(self._remove_old_jobs)
+            if time.monotonic() >= due:
+                self._attempt(self._remove_orphans)
+                due = time.monotonic() + _ORPHANS_INTERVAL_S
+            try:
+                job = self._jobs[self._queue.get(timeout=_ORPHANS_INTERVAL_S)]
+            except Empty:
+                continue
             try:
                 self._ingest(job)
                 self._save(replace(job, status="done"))
             except Exception as error:  # it concerns this video only; the next one is added all the same
                 self._fail(job, error)
+
+    def _attempt(self, work: Callable[[], None]) -> None:
+        """Run `work`, which may fail: the next time does what is left."""
+        try:
+            work()
+        except Exception as error:
+            _log.warning("cleaning up %s failed: %s", self.index, one_line(error))
+
+    def _sweep(self) -> None:
+        """Complete what the service's end has interrupted."""
+        tables = IndexTables.find(self.index)
+        if tables is None:
+            return
+        tables.sweep()
+        if exists(join(self._features, "store.json")):
+            store = FeatureStore.open(self._features)
+            deleted = tables.deleted_ids() - {job.video_id for job in self._unfinished()}
+            for video_id in deleted.intersection(store.video_ids()):
+                store.delete(video_id)
+
+    def _remove_old_jobs(self) -> None:
+        """Delete the oldest finished jobs."""
+        finished = [job for job in self._sorted_jobs() if job.status not in _UNFINISHED]
+        filesys, folder = filesystem(self._folder)
+        for job in finished[:-_KEPT_JOBS]:
+            with suppress(FileNotFoundError):
+                filesys.delete_file(f"{folder}/{job.job_id}.json")
+            del self._jobs[job.job_id]
+
+    def _remove_orphans(self) -> None:
+        """Delete the uploads that belong to no video and to no job."""
+        if tables := IndexTables.find(self.index):
+            uris = [row["uri"] for row in tables.read_videos(columns=["uri"])]
+            uris += [job.uri for job in self._unfinished()]
+            self.uploads.remove_orphans(uris, self._unread)
+
+    def _release(self, uri: str) -> None:
+        """Delete an uploaded file that no video and no unfinished job has."""
+        if self.uploads.job_id(uri) is None or any(job.uri == uri for job in self._unfinished()):
+            return
+        tables = IndexTables.find(self.index)
+        if tables is None or not tables.has_uri(uri):
+            self.uploads.remove(uri)
 
     def _ingest(self, job: IngestJob) -> None:
         from vmr_ray.embedding.embed import embed
@@ -145,17 +234,16 @@ class IngestQueue:
             storage_roots=(job.uri,) if is_remote(job.uri) else (),
             max_failed=1.0,
         )
-        features = f"{self.index}/ingest/features"
         with tempfile.TemporaryDirectory() as folder:
             manifest = Path(folder) / "add.jsonl"
             manifest.write_text(json.dumps({"video_id": job.video_id, "uri": job.uri}) + "\n")
-            summary = embed([manifest], features, config)
+            summary = embed([manifest], self._features, config)
         if summary.quarantined:
             raise VmrError(summary.quarantined[0].error)
         self._save(replace(job, status="indexing"))
         build_index(
-            features,
-            f"{self.index}/checkpoint",
+            self._features,
+            join(self.index, "checkpoint"),
             self.index,
             only=[job.video_id],
             metadata={job.video_id: job.metadata},
@@ -169,14 +257,13 @@ class IngestQueue:
             message = f"internal error ({type(error).__name__}): see the service's log"
         failed = replace(job, status="failed", error=message)
         self._jobs[job.job_id] = failed
-        with suppress(OSError):  # if the storage is what fails, the next start tries this job again
+        with suppress(Exception):  # if the storage is what fails, the next start tries this job again
             self._save(failed)
-            if job.uri == self.uploads.uri(job.video_id):
-                self.uploads.remove(job.video_id)  # so that it may be sent again
+            self._release(job.uri)  # so that it may be sent again
 
     def _save(self, job: IngestJob) -> None:
+        write_json(join(self._folder, f"{job.job_id}.json"), asdict(job), durable=True)
         self._jobs[job.job_id] = job
-        write_json(join(self._folder, f"{job.job_id}.json"), asdict(job))
 
 
 def hide_paths(text: str, job: IngestJob) -> str:

@@ -43,7 +43,7 @@ def start(
     """
     from ray import serve
 
-    from vmr_ray.cluster import connect
+    from vmr_ray.cluster import connect, silence
     from vmr_ray.model.checkpoint import check_weights, load_info
     from vmr_ray.search.tables import IndexTables
     from vmr_ray.serve.app import assemble
@@ -82,8 +82,9 @@ def start(
     )
     try:
         run(application)
-    except VmrError:
-        serve.delete("vmr")  # else it would start as soon as there is room
+    except BaseException:  # also Ctrl-C
+        with silence():
+            serve.delete("vmr")  # else it would start as soon as there is room, on a cluster that stays
         raise
     return f"http://{host}:{port}/"
 

@@ -1,28 +1,35 @@
-"""Uploaded videos: one file for each in INDEX/ingest/uploads/, named after the video."""
+"""Uploaded videos: INDEX/ingest/uploads/, one file for each job, named after the job.
+
+A file exists before its job does and belongs to it alone, so uploads of one name never meet in a file. Whose
+name is free is decided when the job is added. What belongs to no job is deleted by `remove_orphans`.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator
-from contextlib import AbstractContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import suppress
 from pathlib import PurePosixPath
-from typing import TypeVar
-from urllib.parse import quote
+from typing import ParamSpec, TypeVar
+from urllib.parse import quote, unquote
 
+import pyarrow as pa
 from fastapi import HTTPException
 from pyarrow import fs
 from starlette.types import Scope
 
 from vmr_ray.errors import VmrError
-from vmr_ray.storage import filesystem, is_remote, replacing
+from vmr_ray.serve.errors import storage_error
+from vmr_ray.storage import filesystem, flush, is_remote, is_uri, join
 from vmr_ray.video.sources import VIDEO_SUFFIXES
 
-_STALE_NS = 24 * 3600 * 10**9
+_STALE_NS = 3600 * 10**9  # longer than a body may stall, and than it takes to add its job
 _FOLDER = "ingest/uploads"
 
-T = TypeVar("T")
+Args = ParamSpec("Args")
+Result = TypeVar("Result")
 
 
 def is_upload(scope: Scope) -> bool:
@@ -56,55 +63,79 @@ class Uploads:
         self._files, root = filesystem(index)
         self._folder = f"{root}/{_FOLDER}"
 
-    def uri(self, name: str) -> str:
-        """Where `vmr embed` reads the file: a URI in object storage, else a path."""
-        return f"{self._index}/{_FOLDER}/{quote(name)}" if is_remote(self._index) else self._path(name)
+    def uri(self, job_id: str, name: str) -> str:
+        """Where the file `name` of a job is: a URI in object storage, else a path."""
+        return self._uri(f"{job_id}{PurePosixPath(name).suffix.lower()}")
 
-    async def receive(self, blocks: AsyncIterator[bytes], name: str, max_bytes: int) -> None:
-        """Write the body of a request to the file `name`; if anything fails, nothing of it is left.
+    async def receive(self, blocks: AsyncIterator[bytes], job_id: str, name: str, max_bytes: int) -> str:
+        """Write the body of a request to the file of a job, until it is on the disk, and return its URI.
+
+        If anything fails, or the client goes away, nothing of it is left.
 
         Raises:
-            HTTPException: 409 there is such a file, 413 the body is too large, 422 it is empty.
+            HTTPException: 413 the body is too large, 422 it is empty.
+            StorageError: it cannot be stored.
         """
-        await asyncio.to_thread(self._check_free, name)
-        size = 0
-        async with _in_thread(replacing(self._files, self._path(name))) as file:
+        uri = self.uri(job_id, name)
+        path = self._path(_file_name(uri))
+        stream, size = None, 0
+        try:
+            stream = await _stored(self._open, path)
             async for block in blocks:
                 size += len(block)
                 check_size(size, max_bytes)
-                await asyncio.to_thread(file.write, block)
+                await _stored(stream.write, block)
             if not size:
                 raise HTTPException(422, "the body is empty: send the file as the request's body")
-            await asyncio.to_thread(file.close)  # object storage takes its time to complete a file
-            await asyncio.to_thread(self._check_free, name)  # another upload may have been faster
+            await _stored(self._complete, stream, path)
+        except BaseException:
+            await _to_its_end(self._discard, stream, path)
+            raise
+        return uri
 
-    def remove(self, video_id: str) -> None:
-        """Delete the uploaded file of a video, if it was uploaded."""
-        try:
-            name = upload_name(video_id)
-        except VmrError:
-            return
-        if self._is_file(name):
-            self._files.delete_file(self._path(name))
+    def job_id(self, uri: str) -> str | None:
+        """The id of the job that a URI of `uri` belongs to; None if the file was not uploaded."""
+        name = _file_name(uri)
+        return PurePosixPath(name).stem if uri == self._uri(name) else None
 
-    def remove_stale(self) -> None:
-        """Delete the unfinished files of uploads whose replica died: those that have not grown for a day."""
+    def remove(self, uri: str) -> None:
+        """Delete the file at a URI of `uri`. Does nothing if it was not uploaded, or is deleted already."""
+        path = self._path(_file_name(uri))
+        if self.job_id(uri) is not None and self._files.get_file_info(path).type == fs.FileType.File:
+            self._files.delete_file(path)
+
+    def remove_orphans(self, uris: Collection[str], job_ids: Collection[str]) -> None:
+        """Delete the files that belong neither to `uris` nor to `job_ids` and have not grown for an hour."""
+        # By names, because the URIs in an index that was moved lead to its former place.
+        names = {_file_name(uri) for uri in uris}
         oldest = time.time_ns() - _STALE_NS
         for info in self._files.get_file_info(fs.FileSelector(self._folder, allow_not_found=True)):
-            if info.extension == "part" and info.mtime_ns < oldest:
+            kept = info.base_name in names or PurePosixPath(info.base_name).stem in job_ids
+            if info.type == fs.FileType.File and not kept and info.mtime_ns < oldest:
                 self._files.delete_file(info.path)
 
-    def _path(self, name: str) -> str:
-        return f"{self._folder}/{name}"
+    def _uri(self, file_name: str) -> str:
+        remote = is_remote(self._index)
+        return join(self._index, _FOLDER, quote(file_name)) if remote else self._path(file_name)
 
-    def _is_file(self, name: str) -> bool:
-        return bool(self._files.get_file_info(self._path(name)).type == fs.FileType.File)
+    def _path(self, file_name: str) -> str:
+        return f"{self._folder}/{file_name}"
 
-    def _check_free(self, name: str) -> None:
-        if self._is_file(name):
-            raise HTTPException(
-                409, f"the video {name!r} was uploaded already and is being added: ask for its job"
-            )
+    def _open(self, path: str) -> pa.NativeFile:
+        self._files.create_dir(self._folder, recursive=True)
+        return self._files.open_output_stream(path)
+
+    def _complete(self, stream: pa.NativeFile, path: str) -> None:
+        stream.close()
+        flush(self._files, path)
+        flush(self._files, self._folder)
+
+    def _discard(self, stream: pa.NativeFile | None, path: str) -> None:
+        with suppress(OSError):  # the error that led here is the one to report
+            if stream:
+                stream.close()
+        with suppress(OSError):
+            self._files.delete_file(path)
 
 
 def check_size(size: int, max_bytes: int) -> None:
@@ -113,14 +144,23 @@ def check_size(size: int, max_bytes: int) -> None:
         raise HTTPException(413, f"the file exceeds {max_bytes >> 20} MB")
 
 
-@asynccontextmanager
-async def _in_thread(manager: AbstractContextManager[T]) -> AsyncIterator[T]:
-    """Enter and leave `manager` in a thread, because both wait for the storage."""
-    value = await asyncio.to_thread(manager.__enter__)
+def _file_name(uri: str) -> str:
+    return unquote(uri.partition("?")[0].rpartition("/")[2]) if is_uri(uri) else uri.rpartition("/")[2]
+
+
+async def _stored(work: Callable[Args, Result], *args: Args.args, **kwargs: Args.kwargs) -> Result:
+    """Run `work`, which writes, in a thread. Raises StorageError if it cannot."""
     try:
-        yield value
-    except BaseException as error:
-        await asyncio.to_thread(manager.__exit__, type(error), error, error.__traceback__)
+        return await _to_its_end(work, *args, **kwargs)
+    except OSError as error:
+        raise storage_error(error) from None
+
+
+async def _to_its_end(work: Callable[Args, Result], *args: Args.args, **kwargs: Args.kwargs) -> Result:
+    """Run `work` in a thread, also to its end if the request is cancelled: what follows must not meet it."""
+    task = asyncio.ensure_future(asyncio.to_thread(work, *args, **kwargs))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
         raise
-    else:
-        await asyncio.to_thread(manager.__exit__, None, None, None)

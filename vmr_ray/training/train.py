@@ -10,6 +10,7 @@ OUT/history.json    the metrics of every validation; `ended` in the last row is 
 from __future__ import annotations
 
 import hashlib
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -27,7 +28,7 @@ from vmr_ray.errors import VmrError
 from vmr_ray.features import FeatureStore
 from vmr_ray.model.checkpoint import CheckpointInfo
 from vmr_ray.schema import Annotation, StoreSpec
-from vmr_ray.storage import absolute, filesystem, join, read_json, write_json
+from vmr_ray.storage import absolute, filesystem, join, read_json, replacing, write_json
 from vmr_ray.training.loop import train_loop
 from vmr_ray.training.prepare import Prepared, prepare, read_rows, split
 from vmr_ray.training.schedule import out_of_patience
@@ -273,14 +274,12 @@ def _cpus_per_worker(config: TrainConfig) -> float:
 
 def _publish(checkpoint: Any, filesys: fs.FileSystem, target: str) -> None:
     """Copy the files that inference needs. The JSON is copied last, so a directory that has one is whole."""
-    filesys.create_dir(target, recursive=True)
     for name in ("model.safetensors", "checkpoint.json"):
-        fs.copy_files(
-            f"{checkpoint.path}/{name}",
-            f"{target}/{name}",
-            source_filesystem=checkpoint.filesystem,
-            destination_filesystem=filesys,
-        )
+        with (
+            checkpoint.filesystem.open_input_stream(f"{checkpoint.path}/{name}") as source,
+            replacing(filesys, f"{target}/{name}") as copy,
+        ):
+            shutil.copyfileobj(source, copy, 1 << 20)
 
 
 class _Progress:

@@ -42,6 +42,7 @@ def forget_unlisted(
             rows = tables.read_videos(columns=["video_id", "uri"])
             leftover = {r["video_id"] for r in rows if r["video_id"] not in listed and was_listed(r["uri"])}
         tables.forget_videos(unlisted | leftover)
+        tables.restore_videos(unlisted | leftover)  # a file that comes back counts as a new one
         forgotten |= leftover
     for video_id in unlisted:
         store.delete(video_id)

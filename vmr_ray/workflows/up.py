@@ -26,6 +26,7 @@ from vmr_ray.features import FeatureStore
 from vmr_ray.model.checkpoint import load_info
 from vmr_ray.schema import Progress, Quarantined
 from vmr_ray.search.build import build_index
+from vmr_ray.search.tables import IndexTables
 from vmr_ray.storage import short_hash
 from vmr_ray.video.sources import find_videos
 from vmr_ray.workflows.forget import forget_unlisted
@@ -35,7 +36,8 @@ from vmr_ray.workflows.forget import forget_unlisted
 class UpResult:
     """What a call did: the videos it embedded, indexed, forgot and could not embed.
 
-    `index` and `features` are directories; `videos` counts all searchable videos.
+    `index` and `features` are directories; `videos` counts all searchable videos, and `deleted` those of the
+    folder that are not, because they were deleted through the service.
     """
 
     index: str
@@ -44,6 +46,7 @@ class UpResult:
     embedded: int
     indexed: int
     forgotten: int
+    deleted: int
     quarantined: list[Quarantined]
 
 
@@ -103,9 +106,8 @@ def up(
     forgotten = forget_unlisted(
         FeatureStore.open(str(features)), str(root), ids, lambda uri: Path(uri).is_relative_to(folder)
     )
-    # By name, so that a video deleted in the service is indexed again as long as its file is here.
     choice = model if checkpoint is None else None
-    indexed = build_index(features, checkpoint, index, progress=index_progress, only=ids, encoder=choice)
+    indexed = build_index(features, checkpoint, index, progress=index_progress, encoder=choice)
     return UpResult(
         index=str(index),
         features=str(features),
@@ -113,6 +115,7 @@ def up(
         embedded=embedded.embedded,
         indexed=indexed.added,
         forgotten=forgotten,
+        deleted=len(IndexTables.open(str(index)).deleted_ids() & ids),
         quarantined=embedded.quarantined,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import re
 import sys
 from pathlib import Path
@@ -14,8 +15,9 @@ import typer
 from tests.pictures import write_photos
 from vmr_ray import __version__, cli
 from vmr_ray.cli import doctor
-from vmr_ray.cli.app import app
+from vmr_ray.cli.app import app, sentence_of
 from vmr_ray.cli.common import JsonOption, print_json
+from vmr_ray.errors import VmrError
 from vmr_ray.features import FeatureStore
 from vmr_ray.schema import Chunk, StoreSpec, Video
 
@@ -56,6 +58,27 @@ def one_sentence(code: int, err: str, *parts: str) -> None:
     assert "Traceback" not in err
     for part in parts:
         assert part in err
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (OSError(28, "No space left on device"), "OSError: [Errno 28] No space left on device"),
+        (VmrError("a.parquet is damaged: embed again"), "a.parquet is damaged: embed again"),
+        (ValueError("a mistake of the program"), None),
+    ],
+)
+def test_errors_of_workers_are_the_same_sentence(error: Exception, sentence: str | None):
+    """As Ray hands them on: from a task, and from a training process."""
+    from ray.exceptions import RayError, RayTaskError
+    from ray.train import WorkerGroupError
+    from ray.train.v2.api.exceptions import ControllerError
+
+    task = RayTaskError("f()", "Traceback\n...", error)
+    task = RayError.from_bytes(task.to_bytes()).as_instanceof_cause()
+    for raised in (error, task, WorkerGroupError("[Rank 0 ...]", {0: error}), ControllerError(error)):
+        said = sentence_of(pickle.loads(pickle.dumps(raised)) if raised is not task else task)
+        assert said == sentence
 
 
 def test_help_names_every_verb(vmr):

@@ -84,6 +84,9 @@ def test_new_and_changed_videos_are_indexed(tmp_path: Path):
     assert set(_jobs(store, tables, None, {a: {"year": 1}})) == {b, c}
     jobs = _jobs(store, tables, None, {a: {"year": 2}})
     assert {video: job.metadata for video, job in jobs.items()} == {a: '{"year": 2}', b: "{}", c: "{}"}
+    # The windows of one file with other metadata have another version, so that both may exist for a moment.
+    versions = {name: store.version(store.files()[name]) for name in (a, b, c)}
+    assert {video: job.version for video, job in jobs.items()} == versions | {a: f"{version}.1"}
     with pytest.raises(VmrError, match="metadata names the video 'none'"):
         _jobs(store, tables, None, {"none": {}})
     tables.delete_videos([b])

@@ -12,7 +12,17 @@ import pytest
 import vmr_ray
 from vmr_ray.config import IndexConfig
 from vmr_ray.errors import VmrError
-from vmr_ray.search.tables import VIDEO_SCHEMA, WINDOW_SCHEMA, IndexTables, segment_schema
+from vmr_ray.search.tables import (
+    VIDEO_SCHEMA,
+    WINDOW_SCHEMA,
+    IndexTables,
+    file_version,
+    next_version,
+    segment_schema,
+    version_of,
+    video_of,
+    window_id,
+)
 
 DIM = 32
 CONFIG = IndexConfig(ann_min_rows=1000, partition_rows=50)
@@ -119,12 +129,50 @@ def test_a_deleted_video_is_remembered_and_a_forgotten_one_is_not(tables: IndexT
     tables.delete_videos(["it's b"])
     assert rows_left(tables) == (1, 1, 1) and tables.video_ids() == ["a"]
     assert tables.deleted_ids() == {"it's b"}
+    tables.delete_videos(["it's b"])  # again
+    assert rows_left(tables) == (1, 1, 1) and tables.deleted.count_rows() == 1
     tables.forget_videos(["a", "never there"])
     assert rows_left(tables) == (0, 0, 0) and tables.deleted_ids() == {"it's b"}
     tables.restore_videos(["a"])
     assert tables.deleted_ids() == {"it's b"}
     tables.restore_videos(["it's b"])
     assert tables.deleted_ids() == set()
+
+
+def test_a_sweep_takes_what_belongs_to_no_video(tables: IndexTables):
+    tables.sweep()
+    assert rows_left(tables) == (2, 2, 2)
+    tables.videos.update("video_id = 'a'", {"version": "2"})
+    tables.sweep()
+    assert rows_left(tables) == (2, 1, 1)
+    tables.videos.delete("true")
+    tables.sweep()
+    assert rows_left(tables) == (0, 0, 0)
+
+
+def test_optimizing_gives_way_to_other_writes(tables: IndexTables):
+    class Busy:
+        calls = 0
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(tables.windows, name)
+
+        def optimize(self) -> None:
+            self.calls += 1
+            raise RuntimeError("lance error: Retryable commit conflict for version 13: Please retry.")
+
+    busy = Busy()
+    IndexTables(tables.videos, busy, tables.segments, tables.deleted).optimize(CONFIG)
+    assert busy.calls == 3
+
+
+def test_versions_of_windows_and_videos():
+    name = window_id(40, "1f.2", "cam:1/a.mp4")
+    assert (video_of(name), version_of(name)) == ("cam:1/a.mp4", "1f.2:cam:1/a.mp4")
+    assert file_version("1f.2") == file_version("1f") == "1f"
+    assert [next_version("1f", v) for v in ("", "2e", "2e.1", "1f", "1f.1", "1f.19")] == (
+        ["1f"] * 3 + ["1f.1", "1f.2", "1f.20"]
+    )
 
 
 def test_another_reader_sees_changes_at_once(tables: IndexTables, tmp_path: Path):

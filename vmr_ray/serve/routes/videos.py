@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+import uuid
 from typing import Annotated
 
 from fastapi import APIRouter, Header, HTTPException, Query, Request, Response
 from pydantic import ValidationError
 
+from vmr_ray.errors import VmrError
 from vmr_ray.serve.backend import Backend
-from vmr_ray.serve.errors import validation_message
+from vmr_ray.serve.errors import StorageError, validation_message
 from vmr_ray.serve.ingest import IngestJob, checked_uri
 from vmr_ray.serve.models import AddRequest, IndexedVideo, Job, ServeArgs, VideoList
 from vmr_ray.serve.page_tokens import decode_token, encode_token
@@ -82,13 +83,15 @@ async def _upload(
     if await backend.videos([video_id]):
         raise HTTPException(409, f"the video {video_id!r} is in the index already: delete it first")
     uploads = await asyncio.to_thread(Uploads, settings.index)
-    await uploads.receive(request.stream(), video_id, max_bytes)
+    uri = await uploads.receive(request.stream(), uuid.uuid4().hex, video_id, max_bytes)
+    # From here on the file is the queue's, which deletes it if there is no job for it in the end. If `add`
+    # takes too long, or the client goes away, only the queue knows.
     try:
-        return await backend.add(video_id, uploads.uri(video_id), {})
-    except Exception:
-        with suppress(OSError):  # the error of `add` is the one to report
-            await asyncio.to_thread(uploads.remove, video_id)  # so that it may be sent again
+        return await backend.add(video_id, uri, {})
+    except StorageError:
         raise
+    except VmrError as error:
+        raise HTTPException(409, str(error)) from None
 
 
 @router.get("/v1/jobs/{job_id}")

@@ -10,7 +10,7 @@ from starlette.testclient import TestClient
 
 from vmr_ray.errors import VmrError
 from vmr_ray.serve.api import make_api
-from vmr_ray.serve.errors import UnavailableError
+from vmr_ray.serve.errors import UnavailableError, storage_error
 from vmr_ray.serve.ingest import IngestJob
 from vmr_ray.serve.models import ServeArgs
 
@@ -58,23 +58,29 @@ def http(backend: Backend, tmp_path: Path) -> TestClient:
 
 
 @pytest.mark.parametrize(
-    ("error", "status"), [(VmrError("already there"), 400), (UnavailableError(), 503)], ids=["user", "busy"]
+    ("error", "status"),
+    [
+        (VmrError("a.mp4 is being added already"), 409),
+        (UnavailableError(), 503),
+        (storage_error(OSError(28, "No space left on device", "/secret")), 507),
+    ],
+    ids=["taken", "busy", "full"],
 )
 def test_an_upload_that_is_not_queued_may_be_sent_again(
-    http: TestClient, backend: Backend, tmp_path: Path, error: Exception, status: int
+    http: TestClient, backend: Backend, error: Exception, status: int
 ):
     backend.error = error
-    refused = http.post("/v1/videos?name=a.mp4", content=b"data", headers=VIDEO)
-    assert refused.status_code == status
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    refused = http.post("/v1/videos?name=a.mp4", content=b"old", headers=VIDEO)
+    assert refused.status_code == status and "secret" not in refused.text
+    assert status != 507 or "No space left on device" in refused.json()["error"]
     backend.error = None
     sent = http.post("/v1/videos?name=a.mp4", content=b"data", headers=VIDEO)
     assert sent.status_code == 202
     assert sent.json() == {"job_id": "1f", "video_id": "a.mp4", "status": "queued", "error": None}
-    path = str(tmp_path / "ingest" / "uploads" / "a.mp4")
-    assert backend.added == [("a.mp4", path, {})] and Path(path).read_bytes() == b"data"
-    twice = http.post("/v1/videos?name=a.mp4", content=b"data", headers=VIDEO)
-    assert twice.status_code == 409 and "ask for its job" in twice.json()["error"]
+    ((video_id, uri, metadata),) = backend.added
+    assert (video_id, metadata) == ("a.mp4", {})
+    # Every upload has a file of its own, which the queue deletes if it refuses the job.
+    assert Path(uri).read_bytes() == b"data" and Path(uri).suffix == ".mp4" and Path(uri).stem != "a"
 
 
 def test_refused_uploads(http: TestClient, tmp_path: Path):
