@@ -1,10 +1,11 @@
-"""Limits on request bodies before anything parses them: their size, and how long the client may be silent."""
+"""Limits on request bodies before anything parses them, and a header of every answer."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
 
+from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vmr_ray.serve.errors import StalledError, error_response
@@ -72,3 +73,19 @@ class BodyLimit:
             return message
 
         return receive_in_time
+
+
+class NoSniff:
+    """ASGI middleware: no browser may take an answer for another type than its Content-Type."""
+
+    def __init__(self, app: ASGIApp):
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_header(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.setdefault("X-Content-Type-Options", "nosniff")
+            await send(message)
+
+        await self.app(scope, receive, send_with_header)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StringConstraints
 
 from vmr_ray.config import SearchConfig
 
@@ -20,6 +20,10 @@ class ServeArgs(BaseModel):
     )
     key_file: str | None = Field(
         None, description="names and hashes of API keys; the keys in VMR_API_KEYS are valid too"
+    )
+    hosts: tuple[str, ...] = Field(
+        (),
+        description="with auth: none, names of this machine that clients may use besides localhost",
     )
     roots: tuple[str, ...] = Field(
         (), description="directories and URI prefixes from which videos may be added; default: none"
@@ -62,13 +66,13 @@ class SearchBody(BaseModel):
     video_ids: list[VideoId] | None = Field(
         None, min_length=1, max_length=1000, description="search only these videos"
     )
-    filter: dict[Key, Text | int | float | bool | list[Text | int | float | bool]] | None = Field(
+    filter: dict[Key, Text | int | FiniteFloat | bool | list[Text | int | FiniteFloat | bool]] | None = Field(
         None,
         max_length=20,
         description="search only videos whose metadata has this value, or one of these, in every field",
         examples=[{"camera": "north", "year": [2024, 2025]}],
     )
-    min_score: float | None = Field(None, description="leave out moments that score lower")
+    min_score: FiniteFloat | None = Field(None, description="leave out moments that score lower")
     group_by: Literal["moment", "video"] = Field(
         "moment", description="video: only the best moment of each video"
     )
@@ -160,7 +164,7 @@ class AddRequest(BaseModel):
         description="a path or object-storage URI below one of the service's roots"
     )
     video_id: VideoId | None = Field(None, description="default: the file's name")
-    metadata: dict[Key, Text | int | float | bool] = Field(
+    metadata: dict[Key, Text | int | FiniteFloat | bool] = Field(
         {}, max_length=50, description="fields that `filter` compares"
     )
 

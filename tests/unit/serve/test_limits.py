@@ -20,7 +20,7 @@ def post(path: str, content_type: str, parts: list[Any], index: str = "none") ->
         "path": path.partition("?")[0],
         "raw_path": path.encode(),
         "query_string": path.partition("?")[2].encode(),
-        "headers": [(b"content-type", content_type.encode())],
+        "headers": [(b"content-type", content_type.encode()), (b"host", b"127.0.0.1")],
         "client": ("127.0.0.1", 1),
         "server": ("127.0.0.1", 80),
         "scheme": "http",

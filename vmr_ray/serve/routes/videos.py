@@ -15,7 +15,7 @@ from vmr_ray.serve.ingest import IngestJob, checked_uri
 from vmr_ray.serve.models import AddRequest, IndexedVideo, Job, ServeArgs, VideoList
 from vmr_ray.serve.page_tokens import decode_token, encode_token
 from vmr_ray.serve.routes.common import CurrentBackend, CurrentSettings, video_row
-from vmr_ray.serve.uploads import Uploads, check_size, is_upload, upload_name
+from vmr_ray.serve.uploads import Uploads, check_media_type, check_size, is_upload, upload_name
 
 router = APIRouter(tags=["videos"])
 
@@ -54,10 +54,12 @@ async def add_video(
     name: Annotated[str | None, Query(max_length=200, description="file name of an upload")] = None,
     content_length: Annotated[int | None, Header(ge=0, include_in_schema=False)] = None,
 ) -> Job:
-    """Add a video. A JSON body names a file below one of the service's roots; any other body is the file.
+    """Add a video. A JSON body names a file below one of the service's roots; a body of type video/* or
+    application/octet-stream is the file itself.
 
     The answer comes at once; the job says when the video is searchable.
     """
+    check_media_type(request.headers.get("content-type", ""))
     if is_upload(request.scope):
         return Job.model_validate(await _upload(request, name, content_length, settings, backend))
     try:

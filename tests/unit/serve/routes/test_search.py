@@ -9,6 +9,7 @@ from typing import Any
 
 from starlette.testclient import TestClient
 
+from tests.builders import local_client
 from vmr_ray.errors import VmrError
 from vmr_ray.schema import Moment
 from vmr_ray.search.result import SearchRequest, SearchResult
@@ -36,7 +37,7 @@ class Backend:
 
 def client(backend: Backend) -> TestClient:
     api = make_api(ServeArgs(index="none", auth="none"), backend)  # type: ignore[arg-type]
-    return TestClient(api, client=("127.0.0.1", 5000))
+    return local_client(api)
 
 
 def endless(request: SearchRequest) -> SearchResult:
