@@ -14,6 +14,7 @@ from fastapi.routing import APIRoute
 from starlette.staticfiles import StaticFiles
 
 from vmr_ray import __version__
+from vmr_ray.serve.admission import Places, SearchPlaces
 from vmr_ray.serve.auth import Gate, load_keys
 from vmr_ray.serve.backend import Backend
 from vmr_ray.serve.docs_page import docs_page
@@ -23,9 +24,9 @@ from vmr_ray.serve.media import MediaWorkers
 from vmr_ray.serve.models import Refusal, ServeArgs
 from vmr_ray.serve.openapi import complete_openapi
 from vmr_ray.serve.routes import media, operation, search, videos
+from vmr_ray.serve.streams import OpenedVideos
 from vmr_ray.serve.uploads import is_upload
 
-_MAX_BODY = 1 << 20  # bytes, of all bodies but uploads
 _PAGE = Path(__file__).parent / "page"
 # The page loads nothing from other hosts and runs no inline script.
 _PAGE_POLICY = "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'"
@@ -53,9 +54,13 @@ def make_api(settings: ServeArgs, backend: Backend) -> FastAPI:
         docs_url=None,  # FastAPI's pages load scripts from another host
         redoc_url=None,
     )
-    api.state.settings, api.state.backend, api.state.media = settings, backend, MediaWorkers()
+    api.state.settings, api.state.backend, api.state.media = settings.with_secret(), backend, MediaWorkers()
+    api.state.opened_videos = OpenedVideos()
+    api.state.searches = SearchPlaces(settings.wait_s)
     with_keys = settings.auth == "keys"
-    api.add_middleware(BodyLimit, limit=_MAX_BODY, idle_s=settings.idle_s, is_streamed=is_upload)
+    # The last one is the outermost.
+    api.add_middleware(Places)
+    api.add_middleware(BodyLimit, is_streamed=is_upload, idle_s=settings.idle_s)
     api.add_middleware(Gate, keys=load_keys(settings.key_file) if with_keys else None, hosts=settings.hosts)
     api.add_middleware(NoSniff)
     # Media before videos: an id may contain slashes, so /v1/videos/{video_id} would match their paths too.

@@ -14,6 +14,8 @@ from starlette.responses import JSONResponse, Response
 from vmr_ray.errors import VmrError
 
 _MAX_MESSAGE = 1000  # characters
+BUSY = "busy: try again in a second"
+RETRY = {"Retry-After": "1"}
 
 
 class UnavailableError(Exception):
@@ -63,7 +65,7 @@ async def _http_error(request: Request, error: HTTPException) -> Response:
 
 
 async def _unavailable(_: Request, error: UnavailableError) -> Response:
-    return error_response(503, "busy: try again in a second", {"Retry-After": "1"})
+    return error_response(503, BUSY, RETRY)
 
 
 async def _stalled(_: Request, error: StalledError) -> Response:

@@ -6,9 +6,10 @@ import asyncio
 import os
 import re
 import stat
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import pyarrow as pa
 from fastapi import HTTPException
@@ -26,6 +27,32 @@ class IndexedFile(NamedTuple):
 
     file: BinaryIO | pa.NativeFile
     size: int
+
+
+class OpenedVideos:
+    """Rows of the videos that were streamed last, so that getting the next piece asks no ranker.
+
+    Only a request that names the version in If-Match gets one: it goes on with an answer that has begun.
+    """
+
+    def __init__(self, limit: int = 512):
+        self._rows: OrderedDict[tuple[str, str], Mapping[str, Any]] = OrderedDict()
+        self._limit = limit
+
+    def get(self, video_id: str, if_match: str | None) -> Mapping[str, Any] | None:
+        """The row of a video; None if it has to be looked up."""
+        return self._rows.get((video_id, if_match or ""))
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        key = (row["video_id"], _etag(row["version"]))
+        self._rows[key] = row
+        self._rows.move_to_end(key)
+        if len(self._rows) > self._limit:
+            self._rows.popitem(last=False)
+
+
+def _etag(version: str) -> str:
+    return f'"{version}"'
 
 
 def open_indexed(uri: str, version: str, video_id: str) -> IndexedFile:
@@ -81,7 +108,10 @@ def stream_file(
         has_body: False for the answer to HEAD.
     """
     file, size = opened
-    etag = f'"{version}"'
+    etag = _etag(version)
+    if headers.get("if-match", etag) not in (etag, "*"):
+        file.close()
+        raise HTTPException(412, "the file has changed: send the request again without If-Match")
     asked = headers.get("range") if headers.get("if-range", etag) == etag else None
     parsed = parse_range(asked, size) if asked else None
     sent = {"Accept-Ranges": "bytes", "ETag": etag}
@@ -111,8 +141,8 @@ async def _blocks(file: BinaryIO | pa.NativeFile, first: int, last: int) -> Asyn
 
 
 def parse_range(header: str, size: int) -> tuple[int, int] | None:
-    """The first range of a Range header: its first and last byte, both included. One without an end is
-    limited to PART bytes; the first byte may lie behind the file's end.
+    """The first range of a Range header: its first and last byte, both included. One without a beginning or
+    an end is limited to PART bytes; the first byte may lie behind the file's end.
 
     None if the header is malformed or the range is empty; the whole file is then the right answer.
     """
@@ -120,7 +150,8 @@ def parse_range(header: str, size: int) -> tuple[int, int] | None:
     if not match or not (match[1] or match[2]):
         return None
     if not match[1]:
-        return (max(0, size - int(match[2])), size - 1) if int(match[2]) and size else None
+        first = max(0, size - int(match[2]))
+        return (first, min(first + PART, size) - 1) if int(match[2]) and size else None
     first = int(match[1])
     last = min(int(match[2]) if match[2] else first + PART - 1, size - 1)
     if match[2] and int(match[2]) < first:

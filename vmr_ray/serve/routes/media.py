@@ -14,7 +14,7 @@ from starlette.background import BackgroundTask
 from vmr_ray.serve.backend import Backend
 from vmr_ray.serve.media import MediaWorkers
 from vmr_ray.serve.routes.common import CurrentBackend, video_row
-from vmr_ray.serve.streams import open_indexed, stream_file
+from vmr_ray.serve.streams import OpenedVideos, open_indexed, stream_file
 from vmr_ray.storage import is_remote
 
 router = APIRouter(tags=["videos"])
@@ -34,7 +34,9 @@ Second = Annotated[float, Query(ge=0, le=1e6, description="seconds")]
 async def stream_video(video_id: str, request: Request, backend: CurrentBackend) -> Response:
     """The video file. Range requests are supported; one without an end is answered with the first 4 MB of
     it."""
-    row = await video_row(backend, video_id)
+    continued: OpenedVideos = request.app.state.opened_videos
+    row = continued.get(video_id, request.headers.get("if-match")) or await video_row(backend, video_id)
+    continued.add(row)
     media_type = mimetypes.guess_type(row["uri"])[0] or "application/octet-stream"
     opened = await asyncio.to_thread(open_indexed, row["uri"], row["version"], video_id)
     return stream_file(opened, row["version"], media_type, request.headers, request.method != "HEAD")

@@ -34,15 +34,17 @@ _ADD_BODY = {
 @router.get("/v1/videos")
 async def list_videos(
     backend: CurrentBackend,
-    limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
+    settings: CurrentSettings,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
     page_token: Annotated[str | None, Query(max_length=200)] = None,
 ) -> VideoList:
     """The searchable videos, sorted by id."""
-    offset = decode_token(page_token, "videos")
+    secret = settings.token_secret or ""
+    offset = decode_token(page_token, "videos", secret)
     rows = await backend.videos(offset=offset, limit=limit + 1)
     return VideoList(
         videos=[IndexedVideo(**row) for row in rows[:limit]],
-        next_page_token=encode_token(offset + limit, "videos") if len(rows) > limit else None,
+        next_page_token=encode_token(offset + limit, "videos", secret) if len(rows) > limit else None,
     )
 
 
