@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections import deque
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 import uvloop
@@ -84,8 +84,7 @@ class _Connection(asyncio.Protocol):
         self._data = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast("asyncio.Transport", transport)
 
     def exchange(self, request: bytes) -> asyncio.Future[tuple[int, bool, bytes]]:
         self._answer, self._data = asyncio.get_running_loop().create_future(), b""

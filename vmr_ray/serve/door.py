@@ -26,7 +26,7 @@ from vmr_ray.serve.streams import PART
 from vmr_ray.serve.uploads import is_upload
 
 _WAIT_S = 2.0  # seconds; a little more than a replica's `wait_s`, which knows better how long a search waits
-_PIECE = 1 << 17  # bytes of a file that wait for a client at a time
+_PIECE = 1 << 16  # bytes of a file that wait for a client at a time
 _BUSY_BODY = json.dumps({"error": BUSY}).encode()
 # Made once, because refusing has to cost next to nothing.
 _REFUSAL: tuple[Message, Message] = (
@@ -46,31 +46,47 @@ _REFUSAL: tuple[Message, Message] = (
 
 def middlewares() -> list[Middleware]:
     """What Serve puts around its proxy; each goes around those before it."""
+    searches = SearchPlaces(_WAIT_S)
     return [
         Middleware(Pieces),
         Middleware(Places),
+        Middleware(TakePlaces, places=searches),
         Middleware(BodyLimit, is_streamed=is_upload),
         Middleware(OneShape),
         Middleware(NoSniff),
-        Middleware(Door),
+        Middleware(Door, places=searches),
     ]
 
 
 class Door:
     """ASGI middleware: refuses searches that could not be answered in time, before anything else is done."""
 
-    def __init__(self, app: ASGIApp, wait_s: float = _WAIT_S):
-        self.app, self.places = app, SearchPlaces(wait_s)
+    def __init__(self, app: ASGIApp, places: SearchPlaces):
+        self.app, self._places = app, places
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and kind_of(scope) == "search" and self._places.full():
+            for message in _REFUSAL:
+                await send(message)
+        else:
+            await self.app(scope, receive, send)
+
+
+class TakePlaces:
+    """ASGI middleware: a search takes its place once its body is here, so that slow bodies take none."""
+
+    def __init__(self, app: ASGIApp, places: SearchPlaces):
+        self.app, self._places = app, places
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or kind_of(scope) != "search":
             await self.app(scope, receive, send)
-        elif self.places.full():
+        elif self._places.full():
             for message in _REFUSAL:
                 await send(message)
         else:
             statuses: list[int] = []
-            with self.places.take() as answered:
+            with self._places.take() as answered:
                 await self.app(scope, receive, send_status(send, statuses))
                 if statuses and statuses[0] < 500:
                     answered()
@@ -144,9 +160,9 @@ class Pieces:
             await send(_start(piece, is_range, first, end, total))
             etag = piece.headers["etag"]
             while True:
-                for message in piece.messages[1:]:
-                    first += len(message.get("body", b""))
-                    await send({**message, "more_body": first < end})
+                body = b"".join(message.get("body", b"") for message in piece.messages[1:])
+                first += len(body)
+                await send({"type": "http.response.body", "body": body, "more_body": first < end})
                 if first >= end or gone.done():
                     return
                 piece = await self._get(scope, gone, first, min(first + self._piece, end), etag)

