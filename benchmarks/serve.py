@@ -11,6 +11,8 @@ The parts, each also alone with --only:
 * stage1: the nearest 200 segments of 10^4 to 10^6, compared with exact search. The segments are mixed from
   the index's own: real vectors crowd, and only crowded ones show what an approximate search misses;
 * overload: ten times the throughput for --overload-seconds, whatever comes back;
+* abuse: the dearest request that is allowed, 100 clients that send a byte now and then, 64 viewers that
+  pause, ten times the throughput, and a killed writer; how long others wait meanwhile;
 * faults: two replicas under load, one is killed; then the checkpoint is replaced.
 
 Everything runs on this machine: the clients, too, use its cores.
@@ -39,6 +41,7 @@ from benchmarks.common.output import (
     run_command,
     write_figures,
 )
+from benchmarks.service.abuse import abuse
 from benchmarks.service.clients import Body, Load, closed_loop, service
 from benchmarks.service.faults import faults, overload
 from benchmarks.service.stage1 import stage1
@@ -47,7 +50,7 @@ from vmr_ray.config import Config, TrainConfig
 from vmr_ray.errors import VmrError
 from vmr_ray.search.searcher import Searcher
 
-PARTS = ("latency", "throughput", "stage1", "overload", "faults")
+PARTS = ("latency", "throughput", "stage1", "overload", "faults", "abuse")
 EPOCHS = 20  # of the small index's training: enough for scores that differ
 
 
@@ -80,6 +83,8 @@ def main(
             figures |= latency(index, bodies, port)
         if {"throughput", "overload"} & set(parts):
             figures |= throughput(index, bodies, port, clients, seconds, overload_seconds, parts)
+        if "abuse" in parts:
+            figures |= abuse(index, bodies, port, Path(folder), clients, seconds, overload_seconds)
         if "faults" in parts:
             figures |= faults(index, bodies, port, Path(folder))
     write_figures(json_, figures)

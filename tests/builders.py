@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from starlette.testclient import TestClient
+from starlette.types import ASGIApp
 
 from vmr_ray.config import ModelConfig
 from vmr_ray.features import FeatureStore
@@ -76,3 +78,8 @@ def checkpoint_info() -> CheckpointInfo:
         text_encoder="minilm",
         token_dim=6,
     )
+
+
+def local_client(app: ASGIApp, **options: bool) -> TestClient:
+    """A client on the service's own machine: the only one that a service without keys answers."""
+    return TestClient(app, base_url="http://127.0.0.1", client=("127.0.0.1", 5000), **options)

@@ -9,7 +9,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from ray.data import ActorPoolStrategy
 
 START_PATIENCE = "VMR_RAY_START_S"  # environment variable
+# What Serve's HTTP proxies put around themselves; Serve loads it in their processes.
+SERVE_PROXY = ("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "vmr_ray.serve.door.middlewares")
 _quiet = False
 
 
@@ -35,7 +37,8 @@ def quiet() -> None:
 def connect(**options: Any) -> None:
     """Join the cluster of RAY_ADDRESS or the one running on this machine; else start one here.
 
-    Does not join again if this process is connected. `options` go to `ray.init`.
+    Does not join again if this process is connected. `options` go to `ray.init`. A cluster that starts here
+    listens on loopback only.
 
     Raises:
         VmrError: Ray has not started within VMR_RAY_START_S seconds.
@@ -43,6 +46,8 @@ def connect(**options: Any) -> None:
     # Where these are not set, Ray warns that their defaults will change.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    # Ray Serve's proxies read this, if the cluster starts here.
+    os.environ.setdefault(*SERVE_PROXY)
     import ray
 
     if not ray.is_initialized():
@@ -51,8 +56,12 @@ def connect(**options: Any) -> None:
             "logging_level": logging.getLogger("ray").level,  # `ray.init` sets it: to what it is
             **({"log_to_driver": False} if _quiet else {}),
         }
-        with silence() if _quiet else nullcontext():
-            _init(defaults | options)
+        settings = defaults | options
+        with (
+            silence() if _quiet else nullcontext(),
+            _loopback_only() if settings["address"] == "local" else nullcontext(),
+        ):
+            _init(settings)
     _keep_exceptions()
     if _quiet:
         _hide_progress_and_logs()
@@ -132,11 +141,38 @@ def silence() -> Iterator[None]:
         os.close(null)
 
 
+@contextmanager
+def _loopback_only() -> Iterator[None]:
+    """A cluster that starts meanwhile has the address 127.0.0.1, so that all of Ray's servers listen there,
+    and only this user may read its token."""
+    from ray._private import ray_constants
+
+    token = auth_token_file()
+    token.parent.mkdir(mode=0o700, exist_ok=True, parents=True)
+    saved = ray_constants.ENABLE_RAY_CLUSTER
+    # Ray's switch for a machine that is a cluster by itself: ray.init(_node_ip_address) accepts no loopback.
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = saved
+        with suppress(OSError):  # there is none, or it is another user's
+            token.chmod(0o600)
+
+
+def auth_token_file() -> Path:
+    """Where Ray keeps the token of its clusters. Who can read it can run code on them."""
+    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token").expanduser()
+
+
 def _address() -> str | None:
-    """None lets Ray find its cluster; "local" if the last one here is dead, because Ray would wait for it."""
+    """None lets Ray find its cluster; "local" starts one here. It is also the answer if the last one here is
+    dead, because Ray would wait for it."""
+    if address := os.environ.get("RAY_ADDRESS"):
+        return "local" if address == "local" else None
     note = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")
-    if os.environ.get("RAY_ADDRESS") or not note.exists():
-        return None
+    if not note.exists():
+        return "local"
     host, _, port = note.read_text().strip().rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=5).close()

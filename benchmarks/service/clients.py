@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import numpy as np
 
+from benchmarks.service.http import Session, encode
 from vmr_ray.serve import local
 
 RETRYABLE = (429, 503)
@@ -66,14 +66,9 @@ class Load:
         return float(np.percentile(self.ms, percent)) if self.ms else float("nan")
 
 
-async def search(session: aiohttp.ClientSession, body: Body, load: Load) -> None:
+async def search(session: Session, body: Body, load: Load) -> None:
     began = time.perf_counter()
-    try:
-        async with session.post("v1/search", json=body) as response:
-            await response.read()
-            status, retry = response.status, "Retry-After" in response.headers
-    except (aiohttp.ClientError, TimeoutError):
-        status, retry = 0, True
+    status, retry, _ = await session.post("/v1/search", encode(body))
     ms = 1000 * (time.perf_counter() - began)
     load.statuses[status] += 1
     if status == 200:
@@ -88,7 +83,7 @@ async def closed_loop(
 ) -> Load:
     """Every client searches again as soon as it is answered; after a refusal it waits a moment."""
     load, began = Load(), time.monotonic()
-    async with connect(url, clients) as session:
+    async with Session(url, clients) as session:
 
         async def client(number: int) -> None:
             turn = number
@@ -107,7 +102,7 @@ async def closed_loop(
 async def open_loop(url: str, bodies: Sequence[Body], rate: float, seconds: float) -> Load:
     """`rate` new requests a second, whether the earlier ones are answered or not."""
     load, began, sent = Load(), time.monotonic(), 0
-    async with connect(url, 0) as session, asyncio.TaskGroup() as group:
+    async with Session(url) as session, asyncio.TaskGroup() as group:
         while (now := time.monotonic() - began) < seconds:
             for _ in range(int(now * rate) - sent):
                 group.create_task(search(session, bodies[sent % len(bodies)], load))
@@ -115,12 +110,6 @@ async def open_loop(url: str, bodies: Sequence[Body], rate: float, seconds: floa
             await asyncio.sleep(0.01)
     load.seconds = time.monotonic() - began
     return load
-
-
-def connect(url: str, connections: int) -> aiohttp.ClientSession:
-    return aiohttp.ClientSession(
-        url, connector=aiohttp.TCPConnector(limit=connections), timeout=aiohttp.ClientTimeout(60)
-    )
 
 
 @contextmanager

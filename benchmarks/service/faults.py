@@ -16,7 +16,8 @@ import numpy as np
 from benchmarks.common.output import Figures, print_line
 from benchmarks.common.processes import descendants, megabytes, named
 from benchmarks.common.timing import repeatedly, wait_until
-from benchmarks.service.clients import Body, Load, background_load, connect, open_loop, search, service
+from benchmarks.service.clients import Body, Load, background_load, open_loop, search, service
+from benchmarks.service.http import Session, run
 from vmr_ray.model.checkpoint import load_network, save_checkpoint
 from vmr_ray.serve import local
 from vmr_ray.serve.app import assemble
@@ -32,7 +33,7 @@ def overload(url: str, bodies: Sequence[Body], rate: float, seconds: float) -> F
     before = asyncio.run(_alone(url, bodies, 20))
     sizes: list[float] = []
     with repeatedly(lambda: sizes.append(sum(map(megabytes, descendants(os.getpid())))), 1):
-        load = asyncio.run(open_loop(url, bodies, rate, seconds))
+        load = run(open_loop(url, bodies, rate, seconds))
     over = time.monotonic()
     while asyncio.run(_alone(url, bodies, 5)) > 2 * before and time.monotonic() - over < 120:
         time.sleep(0.2)
@@ -63,7 +64,7 @@ def overload(url: str, bodies: Sequence[Body], rate: float, seconds: float) -> F
 async def _alone(url: str, bodies: Sequence[Body], times: int) -> float:
     """Milliseconds of a query of a single client, the median; infinite if one was not answered."""
     load = Load()
-    async with connect(url, 1) as session:
+    async with Session(url, 1) as session:
         for turn in range(times):
             await search(session, bodies[turn % len(bodies)], load)
     return load.percentile(50) if load.statuses == {200: times} else float("inf")

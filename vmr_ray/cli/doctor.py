@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -47,6 +48,7 @@ def doctor(
         "frame encoder": check_frame_encoder,
         "text encoder": check_text_encoder,
         "Ray": check_ray,
+        "Ray's token": check_token,
         "disk": check_disk,
         "memory": check_memory,
         "GPU": check_gpu,
@@ -161,6 +163,19 @@ def check_ray() -> Finding:
     version, cpus = done.stdout.split()[-2:]
     where = f"joined {address}" if address not in ("", "local") else "a cluster starts here"
     return Finding("Ray", True, f"{version}, {where}, {cpus} CPUs")
+
+
+def check_token() -> Finding:
+    """Ray's token lets its reader run code on the cluster."""
+    from vmr_ray.cluster import auth_token_file
+
+    file = auth_token_file()
+    if not file.exists():
+        return Finding("Ray's token", True, f"none in {file}")
+    mode = stat.S_IMODE(file.stat().st_mode)
+    ok = not mode & 0o077
+    fix = "" if ok else f"other users can read it, and run code on your cluster: chmod 600 {file}"
+    return Finding("Ray's token", ok, f"{file}, mode {mode:o}", fix)
 
 
 def check_disk() -> Finding:

@@ -27,7 +27,7 @@ from ray.serve.exceptions import (
 from vmr_ray.errors import VmrError
 from vmr_ray.search.result import SearchRequest, SearchResult
 from vmr_ray.serve.api import make_api
-from vmr_ray.serve.batching import Batcher, in_thread
+from vmr_ray.serve.batching import Batcher, OverdueError, in_thread
 from vmr_ray.serve.errors import UnavailableError
 from vmr_ray.serve.ingest import IngestJob, IngestQueue
 from vmr_ray.serve.models import ServeArgs
@@ -36,6 +36,7 @@ from vmr_ray.storage import join
 _REPLICA_DEATHS = (RayActorError, DeploymentUnavailableError, ReplicaUnavailableError)
 # The name of the text encoder, and the states of every query's tokens, each [L, token_dim].
 EncodedQueries = tuple[str, list[np.ndarray]]
+_HUNG_S = 20  # seconds: no call takes as long
 _MAX_WAITING = 256  # searches that wait in one Api replica for a call to a ranker
 _BUCKETS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000]  # milliseconds
 
@@ -125,8 +126,14 @@ class Ranker:
         return self.searcher.videos(video_ids, offset, limit)
 
     async def check_health(self) -> None:
-        """Fails if the network or the index hangs; Serve then replaces the replica."""
-        await asyncio.wait_for(self.batched((SearchRequest("health", 1), None)), 20)
+        """Fails if the network or the index hangs; Serve then replaces the replica.
+
+        Under load the running searches show it. A search of its own would wait behind them.
+        """
+        if not self.batched.longest_call_s:
+            await asyncio.wait_for(self.batched((SearchRequest("health", 1), None)), _HUNG_S)
+        elif self.batched.longest_call_s > _HUNG_S:
+            raise RuntimeError(f"a call has run for {self.batched.longest_call_s:.0f} s")
 
 
 @serve.deployment(ray_actor_options={"num_cpus": 0}, max_queued_requests=256)
@@ -165,9 +172,9 @@ class Ingest:
 
 @serve.deployment(
     ray_actor_options={"num_cpus": 0.1},
-    # As many as a laptop answers before they time out. More would wait and then be refused all the same.
-    max_ongoing_requests=64,
-    max_queued_requests=32,
+    # Each kind of request has places of its own (admission.py); these are enough for all of them.
+    max_ongoing_requests=512,
+    max_queued_requests=64,
     backpressure_config=BackpressureConfig(status_code=503, retry_after_s=1),
 )
 @serve.ingress()
@@ -184,7 +191,9 @@ class Api:
     ):
         self.settings, self.encoder, self.ranker, self.ingest = settings, encoder, ranker, ingest
         # The searches of a batch also share the cost of the calls between processes.
-        self.batched = Batcher(self._search, settings.batch_size, settings.batches_in_flight)
+        self.batched = Batcher(
+            self._search, settings.batch_size, settings.batches_in_flight, max_wait_s=settings.wait_s
+        )
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return make_api(self.settings, self)
@@ -195,7 +204,7 @@ class Api:
             raise UnavailableError
         try:
             return await asyncio.wait_for(self.batched(request), self.settings.timeout_s)
-        except TimeoutError:
+        except (TimeoutError, OverdueError):
             raise UnavailableError from None
 
     async def _search(self, requests: list[SearchRequest]) -> list[SearchResult | VmrError]:
@@ -297,6 +306,7 @@ def assemble(args: dict[str, Any], replicas: int | None = None) -> serve.Applica
     settings = validated(ServeArgs, args, "args")
     if settings.auth == "keys":
         load_keys(settings.key_file)
+    settings = settings.with_secret()  # here, so that all replicas have the same
     options = {} if replicas is None else {"num_replicas": replicas}
     scaled: Any = (Api, Encoder, Ranker)
     api, encoder, ranker = (deployment.options(**options) for deployment in scaled)

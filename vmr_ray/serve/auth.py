@@ -11,8 +11,9 @@ import ipaddress
 import os
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -89,15 +90,18 @@ def digest(key: str) -> str:
 
 
 class Gate:
-    """ASGI middleware: answers 401 without a valid key. If `keys` is None, no key is needed, and clients on
-    other machines are answered 403.
+    """ASGI middleware: answers 401 without a valid key. If `keys` is None, no key is needed, and 403 is the
+    answer to clients on other machines and to what pages of other sites make a browser send.
 
     Clients send a key as `Authorization: Bearer KEY` or `X-API-Key: KEY`. A media element of a page can send
     neither, so GET requests may have it in the cookie `vmr_key`.
+
+    Args:
+        hosts: names under which the service is reached without keys, besides those of this machine.
     """
 
-    def __init__(self, app: ASGIApp, keys: Mapping[str, str] | None):
-        self.app, self.keys = app, keys
+    def __init__(self, app: ASGIApp, keys: Mapping[str, str] | None, hosts: Collection[str] = ()):
+        self.app, self.keys, self.hosts = app, keys, {host.lower() for host in hosts}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and (refusal := self.refusal(Request(scope))):
@@ -108,12 +112,8 @@ class Gate:
     def refusal(self, request: Request) -> Response | None:
         """The answer to a request that is not let through; None for the others."""
         if self.keys is None:
-            if is_loopback(request.client.host if request.client else ""):
-                return None
-            return error_response(
-                403,
-                "API keys are off, so only clients on the service's own machine are answered: set auth: keys",
-            )
+            reason = self._foreign(request)
+            return error_response(403, reason) if reason else None
         path = request.url.path.removeprefix(request.scope.get("root_path", ""))
         if is_open(path) or self.allows(_key(request)):
             return None
@@ -122,6 +122,29 @@ class Gate:
             "a valid API key is needed: send `Authorization: Bearer KEY` or `X-API-Key: KEY`",
             {"WWW-Authenticate": "Bearer"},
         )
+
+    def _foreign(self, request: Request) -> str:
+        """Why a request without a key may not be the user's own; empty if it may.
+
+        A browser on this machine connects from loopback whichever page makes it do so. A page of another
+        site shows in Origin and Sec-Fetch-Site; one whose name was rebound to this machine shows in Host.
+        """
+        if not is_loopback(request.client.host if request.client else ""):
+            return (
+                "API keys are off, so only clients on the service's own machine are answered: set auth: keys"
+            )
+        host = request.headers.get("host", "")
+        name = (_host_name(f"//{host}") or "").rstrip(".")
+        if not is_loopback(name) and name not in self.hosts:
+            return (
+                f"API keys are off, and {host[:100]!r} is not a name of this machine: use 127.0.0.1 or "
+                "localhost, add the name to `hosts`, or set auth: keys"
+            )
+        origin = request.headers.get("origin")
+        is_own = origin is None or origin.lower() in (f"http://{host}".lower(), f"https://{host}".lower())
+        if not is_own or request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+            return "API keys are off, so requests from pages of other sites are refused: set auth: keys"
+        return ""
 
     def allows(self, key: str) -> bool:
         """Whether the key is valid. All keys are compared, each in constant time."""
@@ -141,6 +164,14 @@ def _key(request: Request) -> str:
     if key := request.headers.get("x-api-key"):
         return key
     return request.cookies.get("vmr_key", "") if request.method in ("GET", "HEAD") else ""
+
+
+def _host_name(address: str) -> str | None:
+    """The name in `//name:port`, in lower case; None if there is none."""
+    try:
+        return urlsplit(address).hostname
+    except ValueError:  # brackets without an IPv6 address
+        return None
 
 
 def is_loopback(host: str) -> bool:

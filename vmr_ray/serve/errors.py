@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from http import HTTPStatus
 from typing import Any
 
-from fastapi import HTTPException, Request
+from fastapi import Request
 from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from vmr_ray.errors import VmrError
 
 _MAX_MESSAGE = 1000  # characters
+BUSY = "busy: try again in a second"
+RETRY = {"Retry-After": "1"}
 
 
 class UnavailableError(Exception):
@@ -63,12 +67,20 @@ async def _storage_error(_: Request, error: StorageError) -> Response:
     return error_response(507, str(error))
 
 
-async def _http_error(_: Request, error: HTTPException) -> Response:
-    return error_response(error.status_code, error.detail, error.headers)
+async def _http_error(request: Request, error: HTTPException) -> Response:
+    message = error.detail
+    if message == HTTPStatus(error.status_code).phrase:  # Starlette's own, which names no fix
+        path = request.url.path[:200]
+        allowed = (error.headers or {}).get("Allow", "other methods")
+        if error.status_code == HTTPStatus.NOT_FOUND:
+            message = f"there is no route {path}: /docs lists them"
+        elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            message = f"{path} does not take {request.method}, but {allowed}: /docs lists the routes"
+    return error_response(error.status_code, message, error.headers)
 
 
 async def _unavailable(_: Request, error: UnavailableError) -> Response:
-    return error_response(503, "busy: try again in a second", {"Retry-After": "1"})
+    return error_response(503, BUSY, RETRY)
 
 
 async def _stalled(_: Request, error: StalledError) -> Response:

@@ -1,23 +1,18 @@
-"""Thumbnails and clips, a few at a time, and video files from object storage."""
+"""Thumbnails and clips, a few at a time."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-import re
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from starlette.responses import Response, StreamingResponse
-
-from vmr_ray.storage import filesystem
 from vmr_ray.video import clips
 
 _CACHED_THUMBNAILS = 256
-_BLOCK = 1 << 20  # bytes
 
 Args = ParamSpec("Args")
 Result = TypeVar("Result")
@@ -84,41 +79,3 @@ def _cut(path: Path, start: float, end: float) -> Path:
 def _delete_clip(task: asyncio.Task[Path]) -> None:
     if not task.cancelled() and task.exception() is None:
         task.result().unlink(missing_ok=True)
-
-
-def stream_remote(uri: str, media_type: str, range_header: str | None) -> Response:
-    """A file in object storage, or the range of it that the client asks for."""
-    filesys, path = filesystem(uri)
-    file = filesys.open_input_file(path)
-    size = file.size()
-    first, last = (range_header and parse_range(range_header, size)) or (0, size - 1)
-
-    async def blocks() -> AsyncIterator[bytes]:
-        at = first
-        with file:
-            file.seek(first)
-            while at <= last:
-                block = await asyncio.to_thread(file.read, min(_BLOCK, last + 1 - at))
-                if not block:
-                    return
-                at += len(block)
-                yield block
-
-    headers = {"Accept-Ranges": "bytes", "Content-Length": str(last + 1 - first)}
-    if (first, last) == (0, size - 1):
-        return StreamingResponse(blocks(), media_type=media_type, headers=headers)
-    headers["Content-Range"] = f"bytes {first}-{last}/{size}"
-    return StreamingResponse(blocks(), status_code=206, media_type=media_type, headers=headers)
-
-
-def parse_range(header: str, size: int) -> tuple[int, int] | None:
-    """The first range of a Range header: its first and last byte, both included.
-
-    None if the header is malformed or the range is empty; the whole file is then the right answer.
-    """
-    match = re.match(r"\s*bytes\s*=\s*([0-9]{0,18})-([0-9]{0,18})\s*(?:,|$)", header)
-    if not match or not (match[1] or match[2]):
-        return None
-    first = int(match[1]) if match[1] else max(0, size - int(match[2]))
-    last = min(int(match[2]), size - 1) if match[1] and match[2] else size - 1
-    return (first, last) if first <= last else None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StringConstraints, field_validator
 
 from vmr_ray.config import SearchConfig
 
@@ -21,13 +22,26 @@ class ServeArgs(BaseModel):
     key_file: str | None = Field(
         None, description="names and hashes of API keys; the keys in VMR_API_KEYS are valid too"
     )
+    hosts: tuple[str, ...] = Field(
+        (),
+        description="with auth: none, names of this machine that clients may use besides localhost",
+    )
     roots: tuple[str, ...] = Field(
         (), description="directories and URI prefixes from which videos may be added; default: none"
     )
     max_upload_mb: int = Field(2048, ge=0, description="size limit of an upload; 0: no uploads")
     timeout_s: float = Field(20.0, gt=0, description="a search that takes longer is answered with 503")
+    wait_s: float = Field(
+        1.5, gt=0, description="a search that would wait longer than this for others is refused with 503"
+    )
     idle_s: float = Field(
-        30.0, gt=0, description="a request whose body stalls for this long is answered with 408"
+        10.0,
+        gt=0,
+        description="a body of JSON that is not complete after this long is answered with 408, as is an "
+        "upload that brings fewer than 8 KB/s for this long",
+    )
+    token_secret: str | None = Field(
+        None, description="signs page tokens; default: a new one for each deployment of the service"
     )
     batch_size: int = Field(16, ge=1, description="limit of the searches that are sent and ranked together")
     batches_in_flight: int = Field(
@@ -40,11 +54,17 @@ class ServeArgs(BaseModel):
     device: str = Field("cpu", description="where the network runs: cpu, cuda, ...")
     threads: int = Field(1, ge=1, description="torch threads of one replica")
 
+    def with_secret(self) -> ServeArgs:
+        """The same settings with a secret for page tokens, random unless there is one."""
+        return self.model_copy(update={"token_secret": self.token_secret or secrets.token_hex()})
+
 
 JobStatus = Literal["queued", "embedding", "indexing", "done", "failed"]
 VideoId = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
 Key = Annotated[str, StringConstraints(min_length=1, max_length=100)]
 Text = Annotated[str, StringConstraints(max_length=1000)]
+Value = Text | int | FiniteFloat | bool
+MAX_VALUES = 100  # of a filter, in all its fields together
 
 
 class SearchBody(BaseModel):
@@ -62,13 +82,13 @@ class SearchBody(BaseModel):
     video_ids: list[VideoId] | None = Field(
         None, min_length=1, max_length=1000, description="search only these videos"
     )
-    filter: dict[Key, Text | int | float | bool | list[Text | int | float | bool]] | None = Field(
+    filter: dict[Key, Value | Annotated[list[Value], Field(max_length=MAX_VALUES)]] | None = Field(
         None,
         max_length=20,
         description="search only videos whose metadata has this value, or one of these, in every field",
         examples=[{"camera": "north", "year": [2024, 2025]}],
     )
-    min_score: float | None = Field(None, description="leave out moments that score lower")
+    min_score: FiniteFloat | None = Field(None, description="leave out moments that score lower")
     group_by: Literal["moment", "video"] = Field(
         "moment", description="video: only the best moment of each video"
     )
@@ -76,6 +96,13 @@ class SearchBody(BaseModel):
     include: list[Literal["saliency", "thumbnail"]] = Field(
         [], max_length=2, description="what else to answer: saliency curves, addresses of thumbnails"
     )
+
+    @field_validator("filter")
+    @classmethod
+    def _check_values(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        if sum(len(v) if isinstance(v, list) else 1 for v in (value or {}).values()) > MAX_VALUES:
+            raise ValueError(f"at most {MAX_VALUES} values are taken in all fields together")
+        return value
 
 
 class FoundMoment(BaseModel):
@@ -160,9 +187,7 @@ class AddRequest(BaseModel):
         description="a path or object-storage URI below one of the service's roots"
     )
     video_id: VideoId | None = Field(None, description="default: the file's name")
-    metadata: dict[Key, Text | int | float | bool] = Field(
-        {}, max_length=50, description="fields that `filter` compares"
-    )
+    metadata: dict[Key, Value] = Field({}, max_length=50, description="fields that `filter` compares")
 
 
 class Job(BaseModel):

@@ -40,6 +40,20 @@ def is_upload(scope: Scope) -> bool:
     return header.partition(";")[0].strip().lower() not in ("", "application/json")
 
 
+def check_media_type(content_type: str) -> None:
+    """Raises HTTPException (415) if a body of this type is neither JSON nor a video.
+
+    A page of another site can make a browser send a form or plain text, but no video without asking first.
+    """
+    kind = content_type.partition(";")[0].strip().lower()
+    if not kind.startswith("video/") and kind not in ("", "application/json", "application/octet-stream"):
+        raise HTTPException(
+            415,
+            f"a body of type {kind[:100]!r} is not taken: send the file itself, as "
+            "`curl --data-binary @FILE -H 'Content-Type: video/mp4' 'URL/v1/videos?name=FILE'` does",
+        )
+
+
 def upload_name(name: str) -> str:
     """The file name of an upload. Raises VmrError if it is not a plain name of a video file."""
     is_plain = re.fullmatch(r"\w[\w .()+-]{0,199}", name)

@@ -261,6 +261,20 @@ def test_up_without_a_folder(vmr, tmp_path: Path):
     one_sentence(code, err, "there is no folder", "gone")
 
 
+@pytest.mark.parametrize(("mode", "ok"), [(0o600, True), (0o400, True), (0o644, False), (0o620, False)])
+def test_doctor_finds_a_token_that_others_can_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int, ok: bool
+):
+    token = tmp_path / "auth_token"
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
+    assert doctor.check_token().ok
+    token.write_text("secret")
+    token.chmod(mode)
+    found = doctor.check_token()
+    assert found.ok == ok and "secret" not in found.says
+    assert ok or f"chmod 600 {token}" in found.fix
+
+
 def test_doctor_finds_that_an_index_is_missing(vmr, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(doctor, "check_ray", doctor.check_python)  # no Ray in unit tests
     code, out, _ = vmr("doctor", "--json", "--index", tmp_path / "none")

@@ -60,15 +60,17 @@ def test_a_name_is_used_once(tmp_path: Path):
         new_key("ann b", tmp_path / "keys")
 
 
-def client(keys: dict[str, str] | None, host: str = "10.0.0.9") -> TestClient:
+def client(
+    keys: dict[str, str] | None, host: str = "10.0.0.9", url: str = "http://127.0.0.1:8000"
+) -> TestClient:
     app = Starlette(
         routes=[
             Route(path, lambda _: PlainTextResponse("in"), methods=["GET", "POST"])
             for path in ("/", "/healthz", "/v1/search", "/v1/videos/a/stream")
         ]
     )
-    app.add_middleware(Gate, keys=keys)
-    return TestClient(app, client=(host, 5000))
+    app.add_middleware(Gate, keys=keys, hosts=["Films.lan"])
+    return TestClient(app, base_url=url, client=(host, 5000))
 
 
 def test_only_a_valid_key_is_let_through():
@@ -111,3 +113,47 @@ def test_without_keys_only_this_machine_is_answered():
     assert client(None, "::1").post("/v1/search").status_code == 200
     refused = client(None, "10.0.0.9").get("/healthz")
     assert refused.status_code == 403 and "auth: keys" in refused.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        *[
+            (host, 200)
+            for host in ("localhost", "LOCALHOST:8000", "127.0.0.1:1", "[::1]:8000", "films.lan:80")
+        ],
+        *[
+            (host, 403)
+            for host in ("evil.example", "127.0.0.1.evil.example", "localhost.evil", "10.0.0.9", "[", "")
+        ],
+    ],
+)
+def test_without_keys_the_name_must_be_this_machines(host: str, status: int):
+    """A page whose name was rebound to 127.0.0.1 sends its own name."""
+    answer = client(None, "127.0.0.1").get("/v1/search", headers={"host": host})
+    assert answer.status_code == status
+    assert status == 200 or "hosts" in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"origin": "http://127.0.0.1:8000"}, 200),
+        ({"sec-fetch-site": "same-origin"}, 200),
+        ({"sec-fetch-site": "none"}, 200),
+        ({"origin": "http://127.0.0.1:8001"}, 403),
+        ({"origin": "http://localhost:8000"}, 403),
+        ({"origin": "https://evil.example"}, 403),
+        ({"origin": "null"}, 403),
+        ({"sec-fetch-site": "cross-site"}, 403),
+        ({"sec-fetch-site": "same-site"}, 403),  # a page on another port of this machine
+        ({"origin": "http://127.0.0.1:8000", "sec-fetch-site": "cross-site"}, 403),
+    ],
+)
+def test_without_keys_pages_of_other_sites_are_refused(headers: dict[str, str], status: int):
+    answer = client(None, "127.0.0.1").post("/v1/search", headers=headers)
+    assert answer.status_code == status
+    assert status == 200 or "other sites" in answer.json()["error"]
+    # With keys, the key decides.
+    keyed = client({"ann": digest("right")}).post("/v1/search", headers=headers | {"x-api-key": "right"})
+    assert keyed.status_code == 200

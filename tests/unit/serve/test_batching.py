@@ -8,7 +8,7 @@ from contextvars import ContextVar
 
 import pytest
 
-from vmr_ray.serve.batching import Batcher, in_thread
+from vmr_ray.serve.batching import Batcher, OverdueError, in_thread
 
 
 def test_items_that_wait_are_sent_together():
@@ -108,3 +108,32 @@ def test_a_call_outlives_the_request_that_started_it():
         return await Batcher(call, 1)(0)
 
     assert asyncio.run(run()) == "none"
+
+
+def test_what_has_waited_too_long_is_not_called_and_the_newest_come_first():
+    calls: list[list[int]] = []
+
+    async def run() -> list[object]:
+        go = asyncio.Event()
+
+        async def call(items: list[int]) -> list[int]:
+            calls.append(items)
+            await go.wait()
+            return items
+
+        batcher = Batcher(call, 2, max_wait_s=0.2)
+        asked = [asyncio.create_task(batcher(0))]
+        await asyncio.sleep(0.01)
+        asked.append(asyncio.create_task(batcher(1)))  # overdue when its turn comes
+        await asyncio.sleep(0.15)
+        asked += [asyncio.create_task(batcher(i)) for i in (2, 3, 4)]
+        await asyncio.sleep(0.12)
+        assert 0.2 < batcher.longest_call_s < 10
+        go.set()
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        assert batcher.longest_call_s == 0
+        return answers
+
+    overdue, *answers = sorted(asyncio.run(run()), key=lambda a: isinstance(a, int))
+    assert isinstance(overdue, OverdueError) and answers == [0, 2, 3, 4]
+    assert calls == [[0], [3, 4], [2]]

@@ -1,4 +1,4 @@
-"""Clips and thumbnails, and ranges of files in object storage."""
+"""Clips and thumbnails."""
 
 from __future__ import annotations
 
@@ -7,58 +7,10 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from fastapi import Request
-from fastapi.testclient import TestClient
-from starlette.applications import Starlette
-from starlette.responses import Response
-from starlette.routing import Route
 
 from tests.videos import write_video
 from vmr_ray.errors import VmrError
-from vmr_ray.serve.media import MediaWorkers, parse_range, stream_remote
-
-
-@pytest.mark.parametrize(
-    ("header", "expected"),
-    [
-        ("bytes=0-9", (0, 9)),
-        ("bytes=10-", (10, 99)),
-        ("bytes=90-200", (90, 99)),
-        ("bytes=-5", (95, 99)),
-        ("bytes=-500", (0, 99)),
-        ("bytes = 3-4, 10-20", (3, 4)),
-        ("bytes=99-99", (99, 99)),
-        # The whole file is the answer to these.
-        ("bytes=100-", None),
-        ("bytes=9-3", None),
-        ("bytes=-0", None),
-        ("bytes=-", None),
-        ("bytes=²-5", None),
-        ("bytes=" + "9" * 5000 + "-", None),
-        ("lines=0-9", None),
-        ("bytes", None),
-        ("", None),
-    ],
-)
-def test_ranges(header: str, expected: tuple[int, int] | None):
-    assert parse_range(header, 100) == expected
-
-
-def test_a_remote_file_is_streamed_whole_or_in_part(tmp_path: Path):
-    data = bytes(range(256)) * 8192  # two blocks
-    (tmp_path / "a.mp4").write_bytes(data)
-
-    def answer(request: Request) -> Response:
-        return stream_remote(f"file://{tmp_path}/a.mp4", "video/mp4", request.headers.get("range"))
-
-    client = TestClient(Starlette(routes=[Route("/", answer)]))
-    whole = client.get("/")
-    assert whole.status_code == 200 and whole.content == data
-    assert whole.headers["accept-ranges"] == "bytes" and whole.headers["content-type"] == "video/mp4"
-    part = client.get("/", headers={"range": "bytes=1000000-1999999"})
-    assert part.status_code == 206 and part.content == data[1_000_000:2_000_000]
-    assert part.headers["content-range"] == f"bytes 1000000-1999999/{len(data)}"
-    assert part.headers["content-length"] == "1000000"
+from vmr_ray.serve.media import MediaWorkers
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from tests.builders import local_client
 from vmr_ray.serve.api import make_api
 from vmr_ray.serve.auth import new_key
 from vmr_ray.serve.models import ServeArgs
@@ -50,14 +51,21 @@ def test_keys_are_declared_where_they_are_needed(keyed: TestClient):
     assert document(keyed) == schema  # asked twice
 
 
-def test_the_documentation_needs_no_key(keyed: TestClient):
+def test_the_documentation_needs_no_key_and_nothing_of_other_hosts(keyed: TestClient):
     page = keyed.get("/docs")
     assert page.status_code == 200 and "/openapi.json" in page.text
+    for path, operations in document(keyed)["paths"].items():
+        for method in operations:
+            assert f"<code>{method.upper()} {path}</code>" in page.text
+    assert "min_score" in page.text and "list of string" in page.text and "X-API-Key" in page.text
+    assert not re.search(r"<script|src=|http://|https://", page.text)
+    assert page.headers["content-security-policy"].startswith("default-src 'none'")
+    assert keyed.get("/redoc").status_code in (401, 404)
 
 
 def test_without_keys_none_are_declared(tmp_path: Path):
     api = make_api(ServeArgs(index=str(tmp_path), auth="none"), None)  # type: ignore[arg-type]
-    schema = document(TestClient(api, client=("127.0.0.1", 5000)))
+    schema = document(local_client(api))
     assert "securitySchemes" not in schema["components"]
     assert not any("security" in o for operations in schema["paths"].values() for o in operations.values())
 

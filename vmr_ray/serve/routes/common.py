@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import Depends, HTTPException, Request
 
+from vmr_ray.serve.admission import SearchPlaces
 from vmr_ray.serve.backend import Backend
 from vmr_ray.serve.models import ServeArgs
 
@@ -21,6 +22,12 @@ async def _settings(request: Request) -> ServeArgs:
     return settings
 
 
+async def _searches(request: Request) -> SearchPlaces:
+    searches: SearchPlaces = request.app.state.searches
+    return searches
+
+
+CurrentSearches = Annotated[SearchPlaces, Depends(_searches)]
 CurrentBackend = Annotated[Backend, Depends(_backend)]
 CurrentSettings = Annotated[ServeArgs, Depends(_settings)]
 

@@ -12,8 +12,9 @@ from fastapi.responses import FileResponse
 from starlette.background import BackgroundTask
 
 from vmr_ray.serve.backend import Backend
-from vmr_ray.serve.media import MediaWorkers, stream_remote
+from vmr_ray.serve.media import MediaWorkers
 from vmr_ray.serve.routes.common import CurrentBackend, video_row
+from vmr_ray.serve.streams import OpenedVideos, open_indexed, stream_file
 from vmr_ray.storage import is_remote
 
 router = APIRouter(tags=["videos"])
@@ -28,14 +29,17 @@ CurrentWorkers = Annotated[MediaWorkers, Depends(_workers)]
 Second = Annotated[float, Query(ge=0, le=1e6, description="seconds")]
 
 
+@router.head("/v1/videos/{video_id:path}/stream", include_in_schema=False)
 @router.get("/v1/videos/{video_id:path}/stream", response_class=Response)
 async def stream_video(video_id: str, request: Request, backend: CurrentBackend) -> Response:
-    """The video file. Range requests are supported."""
-    uri = await _video_uri(backend, video_id)
-    media_type = mimetypes.guess_type(uri)[0] or "application/octet-stream"
-    if is_remote(uri):
-        return await asyncio.to_thread(stream_remote, uri, media_type, request.headers.get("range"))
-    return FileResponse(_local_file(uri, video_id), media_type=media_type)
+    """The video file. Range requests are supported; one without an end is answered with the first 4 MB of
+    it."""
+    continued: OpenedVideos = request.app.state.opened_videos
+    row = continued.get(video_id, request.headers.get("if-match")) or await video_row(backend, video_id)
+    continued.add(row)
+    media_type = mimetypes.guess_type(row["uri"])[0] or "application/octet-stream"
+    opened = await asyncio.to_thread(open_indexed, row["uri"], row["version"], video_id)
+    return stream_file(opened, row["version"], media_type, request.headers, request.method != "HEAD")
 
 
 @router.get("/v1/videos/{video_id:path}/thumbnail", response_class=Response)
@@ -47,7 +51,7 @@ async def get_thumbnail(
     width: Annotated[int, Query(ge=16, le=1280, description="pixels")] = 320,
 ) -> Response:
     """The frame at a second, as a JPEG."""
-    path = _local_file(await _video_uri(backend, video_id), video_id)
+    path = await _local_file(backend, video_id)
     jpeg = await workers.thumbnail(path, t, width)
     return Response(jpeg, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
 
@@ -57,7 +61,7 @@ async def get_clip(
     video_id: str, start: Second, end: Second, backend: CurrentBackend, workers: CurrentWorkers
 ) -> Response:
     """The span as an MP4, cut exactly."""
-    path = _local_file(await _video_uri(backend, video_id), video_id)
+    path = await _local_file(backend, video_id)
     file = await workers.clip(path, start, end)
     return FileResponse(
         file,
@@ -67,12 +71,26 @@ async def get_clip(
     )
 
 
-async def _video_uri(backend: Backend, video_id: str) -> str:
-    return str((await video_row(backend, video_id))["uri"]).removeprefix("file://")
+@router.head("/v1/videos/{video_id:path}/thumbnail", include_in_schema=False)
+async def head_thumbnail(video_id: str, backend: CurrentBackend) -> Response:
+    """Whether there is a file to take a frame of; nothing is decoded."""
+    await _local_file(backend, video_id)
+    return Response(media_type="image/jpeg")
 
 
-def _local_file(uri: str, video_id: str) -> Path:
-    path = Path(uri)
-    if is_remote(uri) or not path.is_file():
+@router.head("/v1/videos/{video_id:path}/clip", include_in_schema=False)
+async def head_clip(video_id: str, backend: CurrentBackend) -> Response:
+    """Whether there is a file to cut a clip of; nothing is decoded."""
+    await _local_file(backend, video_id)
+    return Response(media_type="video/mp4")
+
+
+async def _local_file(backend: Backend, video_id: str) -> Path:
+    """The path of the file, without links. Raises HTTPException if it is not the one that was indexed, or not
+    on this machine."""
+    row = await video_row(backend, video_id)
+    if is_remote(row["uri"]):
         raise HTTPException(404, f"the file of the video {video_id[:200]!r} is not on this machine")
+    path = await asyncio.to_thread(Path(row["uri"].removeprefix("file://")).resolve)
+    (await asyncio.to_thread(open_indexed, str(path), row["version"], video_id)).file.close()
     return path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from urllib.parse import quote
 
 from fastapi import APIRouter
@@ -19,9 +20,10 @@ from vmr_ray.serve.models import (
     SaliencyCurve,
     SearchBody,
     SearchResponse,
+    ServeArgs,
 )
 from vmr_ray.serve.page_tokens import decode_token, encode_token
-from vmr_ray.serve.routes.common import CurrentBackend
+from vmr_ray.serve.routes.common import CurrentBackend, CurrentSearches, CurrentSettings
 from vmr_ray.storage import short_hash
 
 _MAX_OFFSET = 1000  # results: pages end here
@@ -30,53 +32,67 @@ router = APIRouter(tags=["search"])
 
 
 @router.post("/v1/search")
-async def search(body: SearchBody, backend: CurrentBackend) -> SearchResponse:
+async def search(
+    body: SearchBody, backend: CurrentBackend, settings: CurrentSettings, searches: CurrentSearches
+) -> SearchResponse:
     """The moments that show what the query says, best first."""
-    return await _search(body, backend)
+    with searches.take() as answered:
+        response = await _search(body, backend, settings)
+        answered()
+    return response
 
 
 @router.post("/v1/search:batch")
-async def search_batch(body: BatchRequest, backend: CurrentBackend) -> BatchResponse:
-    """Several searches. An error in one of them is the answer to that one only; if the service is busy, the
-    whole batch is refused."""
-    tasks = [asyncio.create_task(_search_or_refusal(search, backend)) for search in body.searches]
-    try:
-        return BatchResponse(responses=list(await asyncio.gather(*tasks)))
-    finally:
-        # If one search is refused, or the client disconnects, nobody reads the others.
-        for task in tasks:
-            task.cancel()
+async def search_batch(
+    body: BatchRequest, backend: CurrentBackend, settings: CurrentSettings, searches: CurrentSearches
+) -> BatchResponse:
+    """Several searches, which count as as many. An error in one of them is the answer to that one only; if
+    the service is busy, the whole batch is refused."""
+    with searches.take(len(body.searches)) as answered:
+        tasks = [
+            asyncio.create_task(_search_or_refusal(search, backend, settings)) for search in body.searches
+        ]
+        try:
+            response = BatchResponse(responses=list(await asyncio.gather(*tasks)))
+        finally:
+            # If one search is refused, or the client disconnects, nobody reads the others.
+            for task in tasks:
+                task.cancel()
+        answered()
+    return response
 
 
-async def _search_or_refusal(body: SearchBody, backend: Backend) -> SearchResponse | Refusal:
+async def _search_or_refusal(
+    body: SearchBody, backend: Backend, settings: ServeArgs
+) -> SearchResponse | Refusal:
     try:
-        return await _search(body, backend)
+        return await _search(body, backend, settings)
     except VmrError as error:
         return Refusal(error=str(error))
 
 
-async def _search(body: SearchBody, backend: Backend) -> SearchResponse:
-    request_hash = _request_hash(body)
-    offset = decode_token(body.page_token, request_hash, _MAX_OFFSET)
-    result = await backend.search(
-        SearchRequest(
-            query=body.query,
-            top_k=body.top_k,
-            video_ids=body.video_ids,
-            filter=body.filter,
-            min_score=body.min_score,
-            group_by=body.group_by,
-            offset=offset,
-            saliency="saliency" in body.include,
-        )
+async def _search(body: SearchBody, backend: Backend, settings: ServeArgs) -> SearchResponse:
+    request = SearchRequest(
+        query=body.query,
+        top_k=body.top_k,
+        video_ids=body.video_ids,
+        filter=body.filter,
+        min_score=body.min_score,
+        group_by=body.group_by,
+        saliency="saliency" in body.include,
     )
+    request.check(settings.search)  # before any work is done for it
+    request_hash = _request_hash(body)
+    secret = settings.token_secret or ""
+    offset = decode_token(body.page_token, request_hash, secret)
+    result = await backend.search(replace(request, offset=offset))
     if isinstance(result, VmrError):
         raise result
     next_offset = offset + body.top_k
     has_next = result.more and next_offset <= _MAX_OFFSET
     return SearchResponse(
         results=_moments(result, offset, "thumbnail" in body.include),
-        next_page_token=encode_token(next_offset, request_hash) if has_next else None,
+        next_page_token=encode_token(next_offset, request_hash, secret) if has_next else None,
         saliency={
             video_id: SaliencyCurve(times=curve.times, values=curve.values)
             for video_id, curve in result.saliency.items()

@@ -16,7 +16,7 @@ from vmr_ray.serve.ingest import IngestJob, checked_uri
 from vmr_ray.serve.models import AddRequest, IndexedVideo, Job, ServeArgs, VideoList
 from vmr_ray.serve.page_tokens import decode_token, encode_token
 from vmr_ray.serve.routes.common import CurrentBackend, CurrentSettings, video_row
-from vmr_ray.serve.uploads import Uploads, check_size, is_upload, upload_name
+from vmr_ray.serve.uploads import Uploads, check_media_type, check_size, is_upload, upload_name
 
 router = APIRouter(tags=["videos"])
 
@@ -35,15 +35,17 @@ _ADD_BODY = {
 @router.get("/v1/videos")
 async def list_videos(
     backend: CurrentBackend,
-    limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
+    settings: CurrentSettings,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
     page_token: Annotated[str | None, Query(max_length=200)] = None,
 ) -> VideoList:
     """The searchable videos, sorted by id."""
-    offset = decode_token(page_token, "videos")
+    secret = settings.token_secret or ""
+    offset = decode_token(page_token, "videos", secret)
     rows = await backend.videos(offset=offset, limit=limit + 1)
     return VideoList(
         videos=[IndexedVideo(**row) for row in rows[:limit]],
-        next_page_token=encode_token(offset + limit, "videos") if len(rows) > limit else None,
+        next_page_token=encode_token(offset + limit, "videos", secret) if len(rows) > limit else None,
     )
 
 
@@ -55,10 +57,12 @@ async def add_video(
     name: Annotated[str | None, Query(max_length=200, description="file name of an upload")] = None,
     content_length: Annotated[int | None, Header(ge=0, include_in_schema=False)] = None,
 ) -> Job:
-    """Add a video. A JSON body names a file below one of the service's roots; any other body is the file.
+    """Add a video. A JSON body names a file below one of the service's roots; a body of type video/* or
+    application/octet-stream is the file itself.
 
     The answer comes at once; the job says when the video is searchable.
     """
+    check_media_type(request.headers.get("content-type", ""))
     if is_upload(request.scope):
         return Job.model_validate(await _upload(request, name, content_length, settings, backend))
     try:

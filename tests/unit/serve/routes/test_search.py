@@ -7,15 +7,18 @@ import base64
 from collections.abc import Callable
 from typing import Any
 
+import httpx
+import pytest
 from starlette.testclient import TestClient
 
+from tests.builders import local_client
 from vmr_ray.errors import VmrError
 from vmr_ray.schema import Moment
 from vmr_ray.search.result import SearchRequest, SearchResult
+from vmr_ray.serve.admission import SearchPlaces
 from vmr_ray.serve.api import make_api
 from vmr_ray.serve.errors import UnavailableError
 from vmr_ray.serve.models import ServeArgs
-from vmr_ray.serve.page_tokens import encode_token
 
 
 class Backend:
@@ -36,7 +39,7 @@ class Backend:
 
 def client(backend: Backend) -> TestClient:
     api = make_api(ServeArgs(index="none", auth="none"), backend)  # type: ignore[arg-type]
-    return TestClient(api, client=("127.0.0.1", 5000))
+    return local_client(api)
 
 
 def endless(request: SearchRequest) -> SearchResult:
@@ -72,8 +75,11 @@ def test_a_forged_token_reaches_no_searcher():
     http = client(backend := Backend(endless))
     token = http.post("/v1/search", json={"query": "a dog"}).json()["next_page_token"]
     assert len(backend.requests) == 1
-    mark = base64.urlsafe_b64decode(token + "==").decode().partition(".")[2]
-    for forged in (encode_token(10**9, mark), encode_token(10, "0" * 16)):
+    signature = base64.urlsafe_b64decode(token + "==").partition(b".")[2]
+    for offset in (b"10", b"11", b"1000000000"):
+        forged = base64.urlsafe_b64encode(offset + b"." + signature).decode().rstrip("=")
+        if forged == token:
+            continue
         response = http.post("/v1/search", json={"query": "a dog", "page_token": forged})
         assert response.status_code == 400 and "page_token" in response.json()["error"]
     assert len(backend.requests) == 1
@@ -105,3 +111,58 @@ def test_a_busy_service_refuses_the_whole_batch_and_stops_the_rest():
     response = client(backend).post("/v1/search:batch", json={"searches": searches})
     assert response.status_code == 503 and response.headers["retry-after"] == "1"
     assert backend.cancelled == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "message"),
+    [
+        ({"query": "x" * 1001}, 400, "at most 1000"),
+        ({"filter": {"a": ["x"] * 101}}, 422, "filter"),
+        ({"filter": {"a": ["x"] * 60, "b": ["y"] * 41}}, 422, "at most 100 values"),
+        ({"filter": {str(i): 1 for i in range(21)}}, 422, "filter"),
+        ({"video_ids": ["x"] * 1001}, 422, "video_ids"),
+        ({"query": "x" * (1 << 18)}, 413, "exceeds"),
+    ],
+)
+def test_limits_are_checked_before_any_work(change: dict[str, Any], status: int, message: str):
+    http = client(backend := Backend(endless))
+    body = {"query": "a dog"} | change
+    response = http.post("/v1/search", json=body)
+    assert response.status_code == status and message in response.json()["error"]
+    batch = http.post("/v1/search:batch", json={"searches": [{"query": "a cat", "top_k": 1}, body]})
+    assert batch.status_code == (200 if status == 400 else status)
+    assert [request.query for request in backend.requests] == ["a cat"] * (status == 400)
+    kept = {"filter": {"a": ["x"] * 60, "b": ["y"] * 40}}
+    assert http.post("/v1/search", json={"query": "a dog"} | kept).status_code == 200
+
+
+def test_a_batch_counts_as_its_searches():
+    """While one batch is answered, another one does not fit; a single search does."""
+    go = asyncio.Event()
+
+    async def answer(request: SearchRequest) -> SearchResult:
+        await go.wait()
+        return endless(request)
+
+    async def send() -> list[int]:
+        api = make_api(ServeArgs(index="none", auth="none"), Backend(answer))  # type: ignore[arg-type]
+        api.state.searches = SearchPlaces(1.5, first=33)
+        transport = httpx.ASGITransport(api, client=("127.0.0.1", 5000))
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
+
+            async def post(path: str, body: Any) -> int:
+                return (await http.post(path, json=body)).status_code
+
+            batch = {"searches": [{"query": "a dog", "top_k": 1}] * 32}
+            first = asyncio.create_task(post("/v1/search:batch", batch))
+            while api.state.searches.taken < 32:
+                await asyncio.sleep(0)
+            second = await post("/v1/search:batch", batch)
+            third = asyncio.create_task(post("/v1/search", {"query": "a dog", "top_k": 1}))
+            await asyncio.sleep(0.01)
+            go.set()
+            statuses = [await first, second, await third]
+            assert api.state.searches.taken == 0
+            return statuses
+
+    assert asyncio.run(send()) == [200, 503, 200]

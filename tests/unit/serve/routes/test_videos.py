@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from tests.builders import local_client
 from vmr_ray.errors import VmrError
 from vmr_ray.serve.api import make_api
 from vmr_ray.serve.errors import UnavailableError, storage_error
@@ -54,7 +55,7 @@ def backend() -> Backend:
 @pytest.fixture
 def http(backend: Backend, tmp_path: Path) -> TestClient:
     settings = ServeArgs(index=str(tmp_path), auth="none", roots=(str(tmp_path),), max_upload_mb=1)
-    return TestClient(make_api(settings, backend), client=("127.0.0.1", 5000))
+    return local_client(make_api(settings, backend))
 
 
 @pytest.mark.parametrize(
@@ -92,7 +93,7 @@ def test_refused_uploads(http: TestClient, tmp_path: Path):
     assert status("?name=b.mp4") == 409  # indexed
     assert status("?name=a.mp4", **{"content-length": str((1 << 20) + 1)}) == 413
     closed = make_api(ServeArgs(index=str(tmp_path), auth="none", max_upload_mb=0), Backend())
-    response = TestClient(closed, client=("127.0.0.1", 5000)).post("/v1/videos", content=b"x", headers=VIDEO)
+    response = local_client(closed).post("/v1/videos", content=b"x", headers=VIDEO)
     assert response.status_code == 403 and "no uploads" in response.json()["error"]
 
 
@@ -129,3 +130,24 @@ def test_pages_of_videos(http: TestClient):
         names += [video["video_id"] for video in page["videos"]]
         token = page["next_page_token"]
     assert names == list("abcde") and token is None
+
+
+@pytest.mark.parametrize(
+    ("content_type", "status"),
+    [
+        ("video/x-matroska", 202),
+        ("application/octet-stream", 202),
+        ("text/plain", 415),
+        ("multipart/form-data; boundary=x", 415),
+        ("application/x-www-form-urlencoded", 415),
+    ],
+)
+def test_an_upload_says_that_it_is_a_video(
+    http: TestClient, backend: Backend, content_type: str, status: int
+):
+    """Pages of other sites can send the refused types without asking."""
+    headers = {"content-type": content_type}
+    response = http.post("/v1/videos?name=a.mp4", content=b"data", headers=headers)
+    assert response.status_code == status
+    assert len(backend.added) == (status == 202)
+    assert status == 202 or "curl --data-binary" in response.json()["error"]
