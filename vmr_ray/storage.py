@@ -137,6 +137,25 @@ def temporary_name(filesys: fs.FileSystem, path: str) -> Iterator[str]:
         raise
 
 
+def refuse_input(output: str | Path, inputs: Iterable[str | Path], option: str = "") -> None:
+    """Check before anything is written that an output is not one of the inputs, nor a link to one.
+
+    Raises:
+        VmrError: it is.
+    """
+    for item in inputs:
+        same = False
+        if is_remote(output) or is_remote(item):
+            same = str(output) == str(item)
+        else:
+            with suppress(OSError):
+                same = Path(filesystem(output)[1]).samefile(filesystem(item)[1])
+        if same:
+            raise VmrError(
+                f"{option} {output} is an input and would be overwritten: name another file".strip()
+            )
+
+
 def short_hash(text: str, length: int = 12) -> str:
     """The first hexadecimal digits of the text's SHA-256."""
     return hashlib.sha256(text.encode()).hexdigest()[:length]

@@ -57,6 +57,8 @@ def embed(
     quarantined.
     """
     from vmr_ray.embedding.embed import embed as run
+    from vmr_ray.storage import exists, refuse_input, write_json
+    from vmr_ray.video.sources import find_videos
 
     flags = {
         "embed.encoder": encoder,
@@ -65,14 +67,15 @@ def embed(
         "embed.max_failed": max_failed,
     }
     settings = read_config(config, set_, flags).embed
+    if report is not None and exists(report):
+        inputs = [video.uri for video in find_videos(videos, settings.storage_roots)]
+        refuse_input(report, [*videos, *inputs], "--report")
     with progress_bar("embedding") as bar:
         summary = run(
             videos, to, settings, lambda now: bar(now.done + now.failed, _progress_text(now), now.videos)
         )
     result = asdict(summary) | {"out": to}
     if report is not None:
-        from vmr_ray.storage import write_json
-
         write_json(report, result)
     if as_json:
         print_json(result)

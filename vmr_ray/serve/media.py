@@ -31,15 +31,14 @@ class MediaWorkers:
         self._thumbnail = lru_cache(_CACHED_THUMBNAILS)(_thumbnail)
 
     async def thumbnail(self, path: Path, second: float, width: int) -> bytes:
-        """The frame at a tenth of a second as a JPEG, `width` pixels wide at most.
+        """The frame on screen at a second as a JPEG, `width` pixels wide at most.
 
         Raises:
             VmrError: the file cannot be read.
         """
         stat = path.stat()
-        # Tenths, so that a page that is opened again finds its thumbnails in the cache.
         file_state = (stat.st_size, stat.st_mtime_ns)
-        task = await self._start(self._thumbnail, path, file_state, round(10 * second), width)
+        task = await self._start(self._thumbnail, path, file_state, round(1000 * second), width)
         return await asyncio.shield(task)
 
     async def clip(self, path: Path, start: float, end: float) -> Path:
@@ -66,9 +65,9 @@ class MediaWorkers:
         return task
 
 
-def _thumbnail(path: Path, _file_state: tuple[int, int], tenths: int, width: int) -> bytes:
+def _thumbnail(path: Path, _file_state: tuple[int, int], milliseconds: int, width: int) -> bytes:
     """`_file_state` is part of the cache's key: a file that was replaced gets new thumbnails."""
-    return clips.thumbnail(path, tenths / 10, width)
+    return clips.thumbnail(path, milliseconds / 1000, width)
 
 
 def _cut(path: Path, start: float, end: float) -> Path:
