@@ -29,6 +29,7 @@ class MediaWorkers:
     def __init__(self, slots: int = 2):
         self._slots = asyncio.Semaphore(slots)
         self._thumbnail = lru_cache(_CACHED_THUMBNAILS)(_thumbnail)
+        self._playback = lru_cache(_CACHED_THUMBNAILS)(lambda path, _file_state: clips.playback(path))
 
     async def thumbnail(self, path: Path, second: float, width: int) -> bytes:
         """The frame on screen at a second as a JPEG, `width` pixels wide at most.
@@ -39,6 +40,16 @@ class MediaWorkers:
         stat = path.stat()
         file_state = (stat.st_size, stat.st_mtime_ns)
         task = await self._start(self._thumbnail, path, file_state, round(1000 * second), width)
+        return await asyncio.shield(task)
+
+    async def playback(self, path: Path) -> clips.Playback:
+        """How a player shows the file.
+
+        Raises:
+            VmrError: the file cannot be read.
+        """
+        stat = path.stat()
+        task = await self._start(self._playback, path, (stat.st_size, stat.st_mtime_ns))
         return await asyncio.shield(task)
 
     async def clip(self, path: Path, start: float, end: float) -> Path:

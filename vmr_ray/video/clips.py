@@ -2,16 +2,19 @@
 
     python -m vmr_ray.video.clips thumbnail FILE SECOND WIDTH > picture.jpg
     python -m vmr_ray.video.clips clip FILE START END OUT.mp4
+    python -m vmr_ray.video.clips playback FILE > playback.json
 
-`thumbnail` and `clip` run this module as a separate process: a file that crashes or stalls the decoder
-costs one answer, not the service.
+`thumbnail`, `clip` and `playback` run this module as a separate process: a file that crashes or stalls the
+decoder costs one answer, not the service.
 """
 
 from __future__ import annotations
 
 import io
+import json
 import subprocess
 import sys
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import av
@@ -22,7 +25,7 @@ from vmr_ray.errors import VmrError
 from vmr_ray.storage import filesystem, refuse_input, temporary_name
 from vmr_ray.video.clip_file import write_clip
 from vmr_ray.video.decode.isolation import isolate
-from vmr_ray.video.decode.on_screen import EndedError, frame_on_screen
+from vmr_ray.video.decode.on_screen import EndedError, clock_of, frame_on_screen, shown_first
 from vmr_ray.video.decode.pyav_reader import quarter_turns
 from vmr_ray.video.decode.sniff import refusal
 
@@ -61,6 +64,28 @@ def clip(path: str | Path, start: float, end: float, out: str | Path, timeout: f
         _run(["clip", str(path), str(start), str(end), temporary], path, timeout)
         Path(temporary).replace(target)
     return Path(out)
+
+
+@dataclass(frozen=True)
+class Playback:
+    """How a player shows a file.
+
+    Attributes:
+        begins: what its clock shows at second 0 of the video.
+        searched_stream: it shows the stream that was searched.
+    """
+
+    begins: float
+    searched_stream: bool
+
+
+def playback(path: str | Path, timeout: float = 20) -> Playback:
+    """How a player shows the file, read from the file's beginning.
+
+    Raises:
+        VmrError: the file cannot be read in `timeout` seconds.
+    """
+    return Playback(**json.loads(_run(["playback", str(path)], path, timeout)))
 
 
 def _run(arguments: list[str], path: str | Path, timeout: float) -> bytes:
@@ -105,6 +130,9 @@ def main(arguments: list[str]) -> None:
             sys.exit(reason.replace(path, "it", 1))
         if verb == "thumbnail":
             sys.stdout.buffer.write(make_thumbnail(path, float(rest[0]), int(rest[1])))
+        elif verb == "playback":
+            # A clock that begins below 0 is moved to 0 by players.
+            print(json.dumps(asdict(Playback(max(0.0, clock_of(path)[0]), shown_first(path)))))
         else:
             write_clip(path, float(rest[0]), float(rest[1]), rest[2])
     except EndedError as error:

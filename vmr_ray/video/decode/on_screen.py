@@ -15,6 +15,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.stream import Disposition
 
 from vmr_ray.video.decode.clock import Clock
 from vmr_ray.video.decode.frame_index import OPTIONS, FrameIndex, clock_zero, read_index
@@ -113,6 +114,14 @@ def clock_of(path: str) -> tuple[float, bool]:
             return _zero(container, stream, float(stream.time_base or 1)), False
     index = read_index(path)
     return index.zero, bool(index.offsets.any())
+
+
+def shown_first(path: str) -> bool:
+    """Whether players, which show a file's first video stream, show the one that is decoded here."""
+    with av.open(str(Path(path).absolute()), options=OPTIONS) as container:
+        best = container.streams.best("video")
+        pictures = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+        return best is not None and pictures[:1] == [best]
 
 
 _Entry = Callable[[av.container.InputContainer, av.VideoStream], Clock]
