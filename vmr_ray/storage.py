@@ -21,6 +21,7 @@ from pyarrow import fs
 
 from vmr_ray.errors import VmrError, one_line
 
+_MAX_NAME = 255  # bytes
 TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.part$")  # how the names of unfinished files end
 
 
@@ -128,7 +129,11 @@ def temporary_name(filesys: fs.FileSystem, path: str) -> Iterator[str]:
     completes the upload, even when the block that wrote to it has failed.
     """
     filesys.create_dir(str(PurePosixPath(path).parent), recursive=True)
-    temporary = f"{path}.{uuid.uuid4().hex}.part"
+    ending = f".{uuid.uuid4().hex}.part"
+    folder, slash, name = path.rpartition("/")
+    # A long name is cut, because file systems take no longer one.
+    name = name.encode()[: _MAX_NAME - len(ending)].decode(errors="ignore")
+    temporary = f"{folder}{slash}{name}{ending}"
     try:
         yield temporary
     except BaseException:

@@ -23,6 +23,8 @@ from vmr_ray.cli.show import duration
 if TYPE_CHECKING:
     from vmr_ray.schema import Progress, Summary
 
+_SHOWN = 20  # names of files that were left out
+
 
 def embed(
     videos: Annotated[
@@ -92,6 +94,9 @@ def _show(summary: Summary, to: str) -> None:
     )
     for row in summary.partial:
         print_labelled("partial", f"{row.video_id}: {row.damage}; its readable frames are embedded")
+    if summary.left_out:
+        more = f" and {len(summary.left_out) - _SHOWN} more" if len(summary.left_out) > _SHOWN else ""
+        print_labelled("left out", f"not the name of a video: {', '.join(summary.left_out[:_SHOWN])}{more}")
     for bad in summary.quarantined:
         print_labelled("quarantined", f"{bad.video_id} ({bad.stage}): {bad.error}")
 

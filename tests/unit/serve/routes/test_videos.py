@@ -123,3 +123,18 @@ def test_pages_of_videos(http: TestClient):
         names += [video["video_id"] for video in page["videos"]]
         token = page["next_page_token"]
     assert names == list("abcde") and token is None
+
+
+def test_a_form_is_answered_with_the_right_command(http: TestClient):
+    response = http.post("/v1/videos", files={"file": ("a.mp4", b"data", "video/mp4")})
+    assert response.status_code == 415 and "curl --data-binary @FILE.mp4" in response.json()["error"]
+
+
+def test_an_id_that_no_address_can_name_is_refused(http: TestClient, backend: Backend, tmp_path: Path):
+    file = tmp_path / "roots" / "two\nlines.mp4"
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(b"data")
+    for body in ({"uri": str(file)}, {"uri": str(file), "video_id": "a\nb"}):
+        response = http.post("/v1/videos", json=body)
+        assert response.status_code in (400, 422)
+    assert not backend.added
