@@ -42,14 +42,14 @@ def write_video(
     sound: float = 0.0,
     options: dict[str, str] | None = None,
     muxer: dict[str, str] | None = None,
+    base: Fraction = Fraction(1, 90000),
 ) -> Path:
     """Write frames 0, 1, 2 ... at `fps` for `seconds`, or at the given `times` (s), all moved by `start`.
 
     `rotation` is the display matrix's angle in degrees, counter-clockwise; `sound` seconds of silence
-    from 0 on accompany the pictures.
+    from 0 on accompany the pictures. Not every codec takes a time `base` as fine as the default.
     """
     rate = Fraction(fps).limit_denominator(1001)
-    base = Fraction(1, 90000)
     stamps = [i / rate for i in range(round(seconds * rate))] if times is None else list(times)
     with av.open(str(path), "w", options=muxer or {}) as container:
         stream = container.add_stream(codec, rate=rate)

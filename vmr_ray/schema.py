@@ -103,6 +103,7 @@ class Summary:
     seconds: float = 0.0
     frames_per_second: float = 0.0
     hours_per_hour: float = 0.0
+    left_out: list[str] = field(default_factory=list)  # files of the inputs that are not named like videos
 
 
 @dataclass(frozen=True)

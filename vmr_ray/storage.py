@@ -23,6 +23,7 @@ from pyarrow import fs
 
 from vmr_ray.errors import VmrError, one_line
 
+_MAX_NAME = 255  # bytes
 TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.part$")  # how the names of unfinished files end
 
 
@@ -144,13 +145,36 @@ def temporary_name(filesys: fs.FileSystem, path: str) -> Iterator[str]:
     completes the upload, even when the block that wrote to it has failed.
     """
     filesys.create_dir(str(PurePosixPath(path).parent), recursive=True)
-    temporary = f"{path}.{uuid.uuid4().hex}.part"
+    ending = f".{uuid.uuid4().hex}.part"
+    folder, slash, name = path.rpartition("/")
+    # A long name is cut, because file systems take no longer one.
+    name = name.encode()[: _MAX_NAME - len(ending)].decode(errors="ignore")
+    temporary = f"{folder}{slash}{name}{ending}"
     try:
         yield temporary
     except BaseException:
         with suppress(OSError):
             filesys.delete_file(temporary)
         raise
+
+
+def refuse_input(output: str | Path, inputs: Iterable[str | Path], option: str = "") -> None:
+    """Check before anything is written that an output is not one of the inputs, nor a link to one.
+
+    Raises:
+        VmrError: it is.
+    """
+    for item in inputs:
+        same = False
+        if is_remote(output) or is_remote(item):
+            same = str(output) == str(item)
+        else:
+            with suppress(OSError):
+                same = Path(filesystem(output)[1]).samefile(filesystem(item)[1])
+        if same:
+            raise VmrError(
+                f"{option} {output} is an input and would be overwritten: name another file".strip()
+            )
 
 
 def short_hash(text: str, length: int = 12) -> str:

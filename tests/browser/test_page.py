@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import threading
 import time
@@ -12,31 +11,12 @@ from typing import Any
 
 import pytest
 import uvicorn
-from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect
 
 from benchmarks.common.processes import free_port
 
 QUERY = "the red ball spins"
 expect.set_options(timeout=30_000)
-
-
-def chromium() -> str:
-    chosen = os.environ.get("CHROMIUM")
-    for name in (chosen,) if chosen else ("chromium", "chromium-browser", "google-chrome"):
-        if path := shutil.which(name):
-            return path
-    pytest.fail("there is no Chromium: `make browser` installs it, or set CHROMIUM to its path")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        # A container has neither a sandbox nor a sound device.
-        browser = playwright.chromium.launch(
-            executable_path=chromium(), args=["--no-sandbox", "--mute-audio"]
-        )
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

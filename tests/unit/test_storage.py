@@ -25,6 +25,7 @@ from vmr_ray.storage import (
     read_bytes,
     read_json,
     redact_credentials,
+    refuse_input,
     replacing,
     short_hash,
     temporary_name,
@@ -349,3 +350,15 @@ def test_uris_that_are_not_below_a_root(uri: str) -> None:
 
 def test_short_hashes_are_what_file_names_of_stores_contain() -> None:
     assert short_hash("abc") == "ba7816bf8f01" and short_hash("abc", 16) == "ba7816bf8f01cfea"
+
+
+def test_an_output_is_never_an_input(tmp_path: Path):
+    source = tmp_path / "a.mp4"
+    source.write_bytes(b"x")
+    (tmp_path / "link.mp4").symlink_to(source)
+    for output in (source, tmp_path / "link.mp4", source.as_uri(), f"{tmp_path}/./a.mp4"):
+        with pytest.raises(VmrError, match="^--clip .* is an input"):
+            refuse_input(output, [tmp_path / "gone.mp4", source], "--clip")
+    with pytest.raises(VmrError, match="is an input"):
+        refuse_input("s3://bucket/a.mp4", ["s3://bucket/a.mp4"])
+    refuse_input(tmp_path / "b.mp4", [source, "s3://bucket/a.mp4"])

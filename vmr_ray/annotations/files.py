@@ -42,7 +42,7 @@ FORMATS = {
     "charades-cd": Format((".json",), r'"video_duration"\s*:', read_charades_cd),
     "activitynet": Format((".json",), r'"timestamps"\s*:', read_activitynet),
     "qvhighlights": Format((".jsonl",), r'"relevant_windows"\s*:', read_qvhighlights),
-    "vmr": Format((".jsonl", ".csv"), "", read_vmr),
+    "vmr": Format((".jsonl", ".csv", ".tsv"), "", read_vmr),
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 
 from vmr_ray.errors import VmrError
@@ -12,6 +12,8 @@ from vmr_ray.schema import Annotation
 
 def resolve_ids(names: Iterable[str], video_ids: Iterable[str]) -> dict[str, str]:
     """Annotation names -> video_ids: the same path, or one is the tail of the other, with or without suffix.
+
+    A name may have backslashes, and letters of the other case if only one video fits then.
 
     `Y1HGC` and `sta/charades/Y1HGC.mp4` both match the video `charades/Y1HGC.mp4`; `b/1.mp4` never
     matches `a/1.mp4`. Names that match no video are left out.
@@ -26,11 +28,11 @@ def resolve_ids(names: Iterable[str], video_ids: Iterable[str]) -> dict[str, str
             by_tail[tail].add(video_id)
         for path in (video_id, _stem(video_id)):
             by_path[path].add(video_id)
+    folded_tail, folded_path = _folded(by_tail), _folded(by_path)
     resolved = {}
     for name in set(names):
-        matches = {name} & by_path[name] or by_tail.get(name) or by_tail.get(_stem(name)) or set()
-        for tail in _tails(name):
-            matches = matches or by_path.get(tail, set())
+        plain = name if name in by_path else name.replace("\\", "/")
+        matches = _matches(plain, by_path, by_tail) or _matches(plain.casefold(), folded_path, folded_tail)
         if len(matches) > 1:
             raise VmrError(
                 f"the annotated video {name!r} fits several embedded videos "
@@ -39,6 +41,22 @@ def resolve_ids(names: Iterable[str], video_ids: Iterable[str]) -> dict[str, str
         if matches:
             resolved[name] = next(iter(matches))
     return resolved
+
+
+def _matches(name: str, by_path: Mapping[str, set[str]], by_tail: Mapping[str, set[str]]) -> set[str]:
+    """The videos that a name fits: the same path before a longer one, and that before a shorter one."""
+    exact = by_path.get(name, set())
+    matches = {name} & exact or by_tail.get(name) or by_tail.get(_stem(name)) or set()
+    for tail in _tails(name):
+        matches = matches or by_path.get(tail, set())
+    return matches
+
+
+def _folded(names: Mapping[str, set[str]]) -> dict[str, set[str]]:
+    folded: dict[str, set[str]] = defaultdict(set)
+    for name, video_ids in names.items():
+        folded[name.casefold()] |= video_ids
+    return folded
 
 
 def by_video(rows: Sequence[Annotation], video_ids: Collection[str]) -> dict[str, list[Annotation]]:

@@ -23,6 +23,8 @@ from vmr_ray.cli.show import duration
 if TYPE_CHECKING:
     from vmr_ray.schema import Progress, Summary
 
+_SHOWN = 20  # names of files that were left out
+
 
 def embed(
     videos: Annotated[
@@ -57,6 +59,8 @@ def embed(
     quarantined.
     """
     from vmr_ray.embedding.embed import embed as run
+    from vmr_ray.storage import exists, refuse_input, write_json
+    from vmr_ray.video.sources import find_videos
 
     flags = {
         "embed.encoder": encoder,
@@ -65,14 +69,15 @@ def embed(
         "embed.max_failed": max_failed,
     }
     settings = read_config(config, set_, flags).embed
+    if report is not None and exists(report):
+        inputs = [video.uri for video in find_videos(videos, settings.storage_roots)]
+        refuse_input(report, [*videos, *inputs], "--report")
     with progress_bar("embedding") as bar:
         summary = run(
             videos, to, settings, lambda now: bar(now.done + now.failed, _progress_text(now), now.videos)
         )
     result = asdict(summary) | {"out": to}
     if report is not None:
-        from vmr_ray.storage import write_json
-
         write_json(report, result)
     if as_json:
         print_json(result)
@@ -89,6 +94,9 @@ def _show(summary: Summary, to: str) -> None:
     )
     for row in summary.partial:
         print_labelled("partial", f"{row.video_id}: {row.damage}; its readable frames are embedded")
+    if summary.left_out:
+        more = f" and {len(summary.left_out) - _SHOWN} more" if len(summary.left_out) > _SHOWN else ""
+        print_labelled("left out", f"not the name of a video: {', '.join(summary.left_out[:_SHOWN])}{more}")
     for bad in summary.quarantined:
         print_labelled("quarantined", f"{bad.video_id} ({bad.stage}): {bad.error}")
 

@@ -23,6 +23,7 @@ from vmr_ray.cli.common import (
 from vmr_ray.cli.play import cut, play
 from vmr_ray.cli.show import moments_table
 from vmr_ray.errors import VmrError
+from vmr_ray.storage import refuse_input
 
 Filter = dict[str, list[str | int | float | bool]]
 
@@ -81,6 +82,8 @@ def search(
     moment = result.moments[rank - 1]
     (row,) = searcher.videos([moment.video_id])
     if clip is not None:
+        if clip.exists():
+            refuse_input(clip, [video["uri"] for video in searcher.videos()], "--clip")
         with waiting("cutting"):
             cut(row["video_id"], row["uri"], moment.start, moment.end, clip)
         if not as_json:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +53,9 @@ def embed(
             store holds other features.
     """
     config = config or EmbedConfig()
-    return embed_videos(find_videos(inputs, config.storage_roots), out, config, progress)
+    left_out: list[str] = []
+    videos = find_videos(inputs, config.storage_roots, left_out)
+    return replace(embed_videos(videos, out, config, progress), left_out=left_out)
 
 
 def embed_videos(

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vmr_ray.annotations import AnnotationSource
+from vmr_ray.annotations import AnnotationSet, AnnotationSource
 from vmr_ray.config import EvaluateConfig, SearchConfig
 from vmr_ray.evaluation.controls import constant_metrics
 from vmr_ray.evaluation.corpus import open_index, search_corpus
@@ -23,7 +23,7 @@ from vmr_ray.evaluation.metrics import ConstantSpan, moment_metrics
 from vmr_ray.evaluation.qvhighlights import best_constant_metrics, qvhighlights_metrics, saliency_metrics
 from vmr_ray.evaluation.result import Evaluation, QVHighlightsMetrics
 from vmr_ray.evaluation.retrieval import answer_queries
-from vmr_ray.storage import filesystem, join, replacing, write_json
+from vmr_ray.storage import filesystem, join, refuse_input, replacing, write_json
 
 if TYPE_CHECKING:
     from vmr_ray.search.searcher import Searcher
@@ -53,6 +53,10 @@ def evaluate(
     """
     from vmr_ray.cluster import connect
 
+    if not isinstance(annotations, AnnotationSet):
+        for folder, name in ((out, "metrics.json"), (report, "report.json")):
+            if folder is not None:
+                refuse_input(join(folder, name), [annotations])
     inputs = open_inputs(features, annotations, checkpoint, config or EvaluateConfig())
     searcher = None if index is None else open_index(str(index), inputs.info, search)
     connect()

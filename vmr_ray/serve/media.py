@@ -24,17 +24,27 @@ class MediaWorkers:
     def __init__(self, slots: int = 2):
         self._slots = asyncio.Semaphore(slots)
         self._thumbnail = lru_cache(_CACHED_THUMBNAILS)(_thumbnail)
+        self._playback = lru_cache(_CACHED_THUMBNAILS)(lambda path, _file_state: clips.playback(path))
 
     async def thumbnail(self, path: Path, second: float, width: int) -> bytes:
-        """The frame at a tenth of a second as a JPEG, `width` pixels wide at most.
+        """The frame on screen at a second as a JPEG, `width` pixels wide at most.
 
         Raises:
             VmrError: the file cannot be read.
         """
         stat = path.stat()
-        # Tenths, so that a page that is opened again finds its thumbnails in the cache.
         file_state = (stat.st_size, stat.st_mtime_ns)
-        task = await self._start(self._thumbnail, path, file_state, round(10 * second), width)
+        task = await self._start(self._thumbnail, path, file_state, round(1000 * second), width)
+        return await asyncio.shield(task)
+
+    async def playback(self, path: Path) -> clips.Playback:
+        """How a player shows the file.
+
+        Raises:
+            VmrError: the file cannot be read.
+        """
+        stat = path.stat()
+        task = await self._start(self._playback, path, (stat.st_size, stat.st_mtime_ns))
         return await asyncio.shield(task)
 
     async def clip(self, path: Path, start: float, end: float) -> Path:
@@ -61,9 +71,9 @@ class MediaWorkers:
         return task
 
 
-def _thumbnail(path: Path, _file_state: tuple[int, int], tenths: int, width: int) -> bytes:
+def _thumbnail(path: Path, _file_state: tuple[int, int], milliseconds: int, width: int) -> bytes:
     """`_file_state` is part of the cache's key: a file that was replaced gets new thumbnails."""
-    return clips.thumbnail(path, tenths / 10, width)
+    return clips.thumbnail(path, milliseconds / 1000, width)
 
 
 def _cut(path: Path, start: float, end: float) -> Path:

@@ -168,6 +168,14 @@ class IndexedVideo(BaseModel):
     metadata: dict[str, Any] = Field({}, description="what `filter` compares")
 
 
+class Playback(BaseModel):
+    """How a player shows a video's file."""
+
+    begins: float = Field(description="what a player's clock shows at second 0 of the video")
+    duration: float = Field(description="seconds, also where the file does not declare it")
+    searched_stream: bool = Field(description="players show the stream that was searched; else play clips")
+
+
 class VideoList(BaseModel):
     """One page of the list of videos."""
 

@@ -7,8 +7,8 @@ name is free is decided when the job is added. What belongs to no job is deleted
 from __future__ import annotations
 
 import asyncio
-import re
 import time
+import unicodedata
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import suppress
 from pathlib import PurePosixPath
@@ -27,6 +27,7 @@ from vmr_ray.video.sources import VIDEO_SUFFIXES
 
 _STALE_NS = 3600 * 10**9  # longer than a body may stall, and than it takes to add its job
 _FOLDER = "ingest/uploads"
+_MAX_NAME = 255  # bytes, what file systems take
 
 Args = ParamSpec("Args")
 Result = TypeVar("Result")
@@ -55,14 +56,27 @@ def check_media_type(content_type: str) -> None:
 
 
 def upload_name(name: str) -> str:
-    """The file name of an upload. Raises VmrError if it is not a plain name of a video file."""
-    is_plain = re.fullmatch(r"\w[\w .()+-]{0,199}", name)
-    if not is_plain or PurePosixPath(name).suffix.lower() not in VIDEO_SUFFIXES:
-        raise VmrError(
-            "name must be a plain file name of letters, digits and .()+-_ with the suffix of a video, "
-            f"such as {', '.join(sorted(VIDEO_SUFFIXES)[:4])}"
-        )
+    """The file name of an upload, in the composed form of Unicode.
+
+    Raises:
+        VmrError: it cannot be the name of a video file.
+    """
+    name = unicodedata.normalize("NFC", name)
+    if problem := _name_problem(name):
+        raise VmrError(f"name {problem}")
     return name
+
+
+def _name_problem(name: str) -> str:
+    """Why a file cannot be called `name`, or ""."""
+    # Surrogates are what is left of bytes that are not UTF-8.
+    if any(character == "/" or unicodedata.category(character) in ("Cc", "Cs") for character in name):
+        return "must not have a slash, a line break or another control character"
+    if len(name.encode()) > _MAX_NAME:
+        return f"is {len(name.encode())} bytes long, at most {_MAX_NAME} are stored: shorten it"
+    if PurePosixPath(name).suffix.lower() not in VIDEO_SUFFIXES:
+        return f"must have the suffix of a video, such as {', '.join(sorted(VIDEO_SUFFIXES)[:4])}"
+    return ""
 
 
 class Uploads:

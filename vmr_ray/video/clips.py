@@ -1,27 +1,37 @@
-"""Thumbnails and clips of video files, for people to look at.
+"""Thumbnails and clips of video files, for people to look at: the frames that embedding saw.
 
     python -m vmr_ray.video.clips thumbnail FILE SECOND WIDTH > picture.jpg
     python -m vmr_ray.video.clips clip FILE START END OUT.mp4
+    python -m vmr_ray.video.clips playback FILE > playback.json
 
-`thumbnail` and `clip` run this module as a separate process: a file that crashes or stalls the decoder
-costs one answer, not the service.
+`thumbnail`, `clip` and `playback` run this module as a separate process: a file that crashes or stalls the
+decoder costs one answer, not the service.
 """
 
 from __future__ import annotations
 
 import io
+import json
 import subprocess
 import sys
-from fractions import Fraction
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import av
+import numpy as np
+from av.video.reformatter import Interpolation, VideoReformatter
 
 from vmr_ray.errors import VmrError
+from vmr_ray.storage import filesystem, refuse_input, temporary_name
+from vmr_ray.video.clip_file import write_clip
+from vmr_ray.video.decode.isolation import isolate
+from vmr_ray.video.decode.on_screen import EndedError, clock_of, frame_on_screen, shown_first
+from vmr_ray.video.decode.pyav_reader import quarter_turns
+from vmr_ray.video.decode.sniff import refusal
 
-# As in decode.frame_index: a container cannot make the demuxer read anything else.
-_OPTIONS = {"protocol_whitelist": "file"}
 MAX_CLIP = 600.0  # seconds
+_MEMORY_GB = 8.0
+_ENDED = 3  # exit code: the file is readable, but the span lies behind its end
 
 
 def thumbnail(path: str | Path, second: float, width: int = 320, timeout: float = 20) -> bytes:
@@ -36,10 +46,11 @@ def thumbnail(path: str | Path, second: float, width: int = 320, timeout: float 
 def clip(path: str | Path, start: float, end: float, out: str | Path, timeout: float = 300) -> Path:
     """Cut `[start, end)` seconds of a video, with sound, into the MP4 file `out`.
 
-    The cut is exact to the frame, so the clip is re-encoded.
+    The cut is exact to the frame, so the clip is re-encoded. It begins with the frame on screen at `start`.
 
     Raises:
-        VmrError: the span is empty or longer than MAX_CLIP, or the file cannot be read.
+        VmrError: the span is empty, longer than MAX_CLIP or behind the video's end, the file cannot be read,
+            or `out` is the video itself.
     """
     if not 0 <= start < end:
         raise VmrError(
@@ -47,8 +58,34 @@ def clip(path: str | Path, start: float, end: float, out: str | Path, timeout: f
         )
     if end - start > MAX_CLIP:
         raise VmrError(f"the clip would be {end - start:.0f} s long, at most {MAX_CLIP:.0f} s are cut")
-    _run(["clip", str(path), str(start), str(end), str(out)], path, timeout)
+    refuse_input(out, [path])
+    files, target = filesystem(str(out))
+    with temporary_name(files, target) as temporary:
+        _run(["clip", str(path), str(start), str(end), temporary], path, timeout)
+        Path(temporary).replace(target)
     return Path(out)
+
+
+@dataclass(frozen=True)
+class Playback:
+    """How a player shows a file.
+
+    Attributes:
+        begins: what its clock shows at second 0 of the video.
+        searched_stream: it shows the stream that was searched.
+    """
+
+    begins: float
+    searched_stream: bool
+
+
+def playback(path: str | Path, timeout: float = 20) -> Playback:
+    """How a player shows the file, read from the file's beginning.
+
+    Raises:
+        VmrError: the file cannot be read in `timeout` seconds.
+    """
+    return Playback(**json.loads(_run(["playback", str(path)], path, timeout)))
 
 
 def _run(arguments: list[str], path: str | Path, timeout: float) -> bytes:
@@ -61,81 +98,46 @@ def _run(arguments: list[str], path: str | Path, timeout: float) -> bytes:
         raise VmrError(f"{name} could not be read in {timeout:g} s") from None
     if done.returncode:
         reason = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        if done.returncode == _ENDED:
+            raise VmrError(f"{name}: {reason}")
         raise VmrError(f"{name} could not be read: {reason or f'the decoder died ({done.returncode})'}")
     return done.stdout
 
 
-def _thumbnail(path: str, second: float, width: int) -> bytes:
-    with av.open(str(Path(path).absolute()), options=_OPTIONS) as container:
-        stream = container.streams.video[0]
-        stream.thread_type = "NONE"
-        begin = (container.start_time or 0) / av.time_base
-        assert stream.time_base is not None
-        container.seek(int((begin + max(second, 0)) * av.time_base), backward=True)
-        best = None
-        for frame in container.decode(stream):
-            if best is not None and frame.time is not None and frame.time > begin + second:
-                break
-            best = frame
-        if best is None:
-            raise ValueError("no frame could be decoded")
-        picture = best.to_image()
-    picture.thumbnail((width, 10 * width))
+def make_thumbnail(path: str, second: float, width: int) -> bytes:
+    """`thumbnail` in this process."""
+    from PIL import Image
+
+    shown = frame_on_screen(path, second)
+    frame = shown.picture
+    turns = quarter_turns(frame)
+    size = np.array([frame.width * shown.aspect, frame.height])
+    size *= min(1.0, width / size[turns % 2])
+    across, down = np.maximum(1, size.round().astype(int)).tolist()
+    scaled = VideoReformatter().reformat(
+        frame, across, down, format="rgb24", interpolation=Interpolation.BICUBIC, threads=1
+    )
     out = io.BytesIO()
-    picture.save(out, "JPEG", quality=80)
+    Image.fromarray(np.rot90(scaled.to_ndarray(), turns)).save(out, "JPEG", quality=80)
     return out.getvalue()
-
-
-def _clip(path: str, start: float, end: float, out: str) -> None:
-    with (
-        av.open(str(Path(path).absolute()), options=_OPTIONS) as source,
-        av.open(out, "w", format="mp4", options={"movflags": "+faststart"}) as target,
-    ):
-        video = source.streams.video[0]
-        sound = source.streams.audio[0] if source.streams.audio else None
-        begin = (source.start_time or 0) / av.time_base
-        low, high = begin + start, begin + end
-        rate = video.average_rate or Fraction(25)
-        picture = target.add_stream("libx264", rate=rate, options={"preset": "veryfast", "crf": "23"})
-        # 4:2:0 needs even sides.
-        picture.width, picture.height = video.width // 2 * 2, video.height // 2 * 2
-        picture.pix_fmt = "yuv420p"
-        clock = Fraction(1, 90_000)
-        picture.codec_context.time_base = clock
-        track = target.add_stream("aac", rate=sound.rate) if sound else None
-        source.seek(int(low * av.time_base), backward=True)
-        streams = [video] + ([sound] if sound else [])
-        ended = set()
-        for frame in source.decode(*streams):
-            if frame.time is None:
-                continue
-            is_picture = isinstance(frame, av.VideoFrame)
-            if frame.time >= high:
-                ended.add(is_picture)
-                if len(ended) == len(streams):
-                    break
-                continue
-            if frame.time < low:
-                continue
-            frame.pts, frame.time_base = round((frame.time - low) / clock), clock
-            if isinstance(frame, av.VideoFrame):
-                frame.pict_type = av.video.frame.PictureType.NONE
-                small = frame.reformat(picture.width, picture.height, "yuv420p")
-                target.mux(picture.encode(small))
-            elif track is not None:
-                target.mux(track.encode(frame))
-        target.mux(picture.encode(None))
-        if track is not None:
-            target.mux(track.encode(None))
 
 
 def main(arguments: list[str]) -> None:
     verb, path, *rest = arguments
+    isolate(_MEMORY_GB)
     try:
+        if reason := refusal(path):
+            sys.exit(reason.replace(path, "it", 1))
         if verb == "thumbnail":
-            sys.stdout.buffer.write(_thumbnail(path, float(rest[0]), int(rest[1])))
+            sys.stdout.buffer.write(make_thumbnail(path, float(rest[0]), int(rest[1])))
+        elif verb == "playback":
+            # A clock that begins below 0 is moved to 0 by players.
+            print(json.dumps(asdict(Playback(max(0.0, clock_of(path)[0]), shown_first(path)))))
         else:
-            _clip(path, float(rest[0]), float(rest[1]), rest[2])
+            write_clip(path, float(rest[0]), float(rest[1]), rest[2])
+    except EndedError as error:
+        print(error, file=sys.stderr)
+        sys.exit(_ENDED)
     except (OSError, ValueError, IndexError, av.FFmpegError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         sys.exit(reason or type(error).__name__)

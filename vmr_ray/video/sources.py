@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote, urlsplit, urlunsplit
@@ -16,12 +18,29 @@ from vmr_ray.storage import filesystem, is_below, is_remote, is_uri
 
 VIDEO_SUFFIXES = frozenset(
     {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg"}
-    | {".flv", ".ogv", ".wmv", ".asf", ".3gp"}
+    | {
+        ".flv",
+        ".f4v",
+        ".ogv",
+        ".ogm",
+        ".wmv",
+        ".asf",
+        ".3gp",
+        ".3g2",
+        ".qt",
+        ".mk3d",
+        ".divx",
+        ".mpe",
+        ".vob",
+    }
+    | {".m2t", ".tp", ".trp", ".mod", ".tod", ".lrv", ".insv"}  # of cameras and recorders
 )
 MANIFEST_SUFFIXES = frozenset({".jsonl", ".csv"})
 
 
-def find_videos(inputs: Sequence[str | Path], storage_roots: Sequence[str] = ()) -> list[Video]:
+def find_videos(
+    inputs: Sequence[str | Path], storage_roots: Sequence[str] = (), left_out: list[str] | None = None
+) -> list[Video]:
     """Every video the inputs name, sorted by video_id.
 
     The video_id is the path below the named directory (or below a glob's fixed part), and the file
@@ -30,13 +49,16 @@ def find_videos(inputs: Sequence[str | Path], storage_roots: Sequence[str] = ())
     A manifest may come from anywhere, so apart from local paths it may name only URIs below its own folder
     or below `storage_roots`.
 
+    Files of a directory that are not taken, because of their ending or because their name is no text, are
+    added to `left_out`.
+
     Raises:
         VmrError: an input does not exist or has no video, a manifest row is malformed or names a URI
             outside the roots, or two videos have the same video_id.
     """
     videos: dict[str, Video] = {}
     for item in map(str, inputs):
-        named = list(_expand(item, storage_roots))
+        named = list(_expand(item, storage_roots, [] if left_out is None else left_out))
         if not named:
             raise VmrError(
                 f"no videos in {item}: expected files such as {', '.join(sorted(VIDEO_SUFFIXES))}; "
@@ -52,11 +74,11 @@ def find_videos(inputs: Sequence[str | Path], storage_roots: Sequence[str] = ())
     return [videos[key] for key in sorted(videos)]
 
 
-def _expand(item: str, roots: Sequence[str]) -> Iterator[Video]:
+def _expand(item: str, roots: Sequence[str], left_out: list[str]) -> Iterator[Video]:
     filesys, path = filesystem(item)
     info = filesys.get_file_info(path)
     if info.type == fs.FileType.Directory:
-        yield from _walk(filesys, path, item, None)
+        yield from _walk(filesys, path, item, None, left_out)
     elif info.type == fs.FileType.File:
         if PurePosixPath(path).suffix.lower() in MANIFEST_SUFFIXES:
             yield from _manifest(path, item, roots)
@@ -64,7 +86,7 @@ def _expand(item: str, roots: Sequence[str]) -> Iterator[Video]:
             yield _video(info, PurePosixPath(path).name, item)
     elif any(c in path for c in "*?["):
         base, pattern = _split_glob(path)
-        yield from _walk(filesys, base, item, pattern)
+        yield from _walk(filesys, base, item, pattern, left_out)
     else:
         raise VmrError(f"no such file or directory: {item}")
 
@@ -83,14 +105,51 @@ def _uri(item: str, path: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc, quote(inner), parts.query, ""))
 
 
-def _walk(filesys: fs.FileSystem, base: str, item: str, pattern: str | None) -> Iterator[Video]:
+def _walk(
+    filesys: fs.FileSystem, base: str, item: str, pattern: str | None, left_out: list[str]
+) -> Iterator[Video]:
     """The files below `base` that match `pattern`, or all videos if it is None; hidden ones are left out."""
-    for info in filesys.get_file_info(fs.FileSelector(base, recursive=True, allow_not_found=True)):
+    paths = _local_files(base, left_out) if isinstance(filesys, fs.LocalFileSystem) else None
+    selector = fs.FileSelector(base, recursive=True, allow_not_found=True)
+    for info in filesys.get_file_info(selector if paths is None else paths):
         relative = PurePosixPath(info.path).relative_to(base)
         if info.type != fs.FileType.File or any(part.startswith(".") for part in relative.parts):
             continue
         if _matches(relative, pattern) if pattern else relative.suffix.lower() in VIDEO_SUFFIXES:
             yield _video(info, relative.as_posix(), item)
+        elif not pattern:
+            left_out.append(relative.as_posix())
+
+
+def _local_files(base: str, left_out: list[str]) -> list[str]:
+    """The files below a local folder, each folder once: a link upwards would repeat every video."""
+    paths: list[str] = []
+    visited: set[tuple[int, int]] = set()
+    for folder, folders, names in os.walk(base, followlinks=True):
+        status = Path(folder).stat()
+        if (status.st_dev, status.st_ino) in visited:
+            folders.clear()
+            continue
+        visited.add((status.st_dev, status.st_ino))
+        for name in [*folders, *names]:
+            if problem := _name_problem(name):
+                shown = os.fsencode(name).decode(errors="backslashreplace")
+                left_out.append(f"{shown!r} ({problem}: rename it)")
+        # Real folders before links to them, so that a video has the id of its own place.
+        folders[:] = sorted(
+            (name for name in folders if not name.startswith(".") and not _name_problem(name)),
+            key=lambda name: (Path(folder, name).is_symlink(), name),
+        )
+        paths += [f"{folder.rstrip('/')}/{name}" for name in names if not _name_problem(name)]
+    return paths
+
+
+def _name_problem(name: str) -> str:
+    """Why a file's name cannot be part of a video_id, or ""."""
+    categories = {unicodedata.category(character) for character in name}
+    if "Cs" in categories:  # what is left of bytes that are no text
+        return "its name is not UTF-8"
+    return "its name has a line break or another control character" if "Cc" in categories else ""
 
 
 def _split_glob(path: str) -> tuple[str, str]:

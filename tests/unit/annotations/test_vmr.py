@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from vmr_ray.annotations import load_annotations, read_annotations
+from vmr_ray.annotations import RowProblem, load_annotations, read_annotations
+from vmr_ray.annotations.rows import Row
+from vmr_ray.annotations.vmr import read
 from vmr_ray.schema import Annotation
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "annotations"
@@ -55,3 +57,26 @@ def test_broken_jsonl_lines(tmp_path: Path, line: str, kind: str) -> None:
     assert [(p.line, p.kind) for p in found.problems] == [(3, kind)]
     assert found.annotations == [Annotation("v", "a", ((1.0, 2.0),))]
     assert len(found.rows) == 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Video;Query;Start;End\na.mp4;a dog, a cat;1,5;3\n",
+        "VIDEO\tquery\tstart\tend\na.mp4\ta dog, a cat\t1.5\t3\n",
+        'sep=,\r\nvideo,query,start,end\r\na.mp4,"a dog, a cat",1.5,3\r\n',
+        'SEP=;\nvideo;query;start;end\na.mp4;"a dog, a cat";1.5;3\n',
+    ],
+)
+def test_what_spreadsheets_write(text: str):
+    (row,) = read(text)
+    assert isinstance(row, Row)
+    assert (row.video, row.query) == ("a.mp4", "a dog, a cat")
+    assert [float(second) for second in row.spans[0]] == [1.5, 3]
+
+
+def test_lines_are_counted_from_the_separators_line():
+    (problem,) = read("sep=;\nvideo;query;start;end\na;b;c\n")
+    assert isinstance(problem, RowProblem)
+    assert (problem.line, problem.where) == (3, "line 3")
+    assert "a semicolon in double quotes" in problem.reason

@@ -297,3 +297,12 @@ def test_json_has_stdout_for_itself(capsys: pytest.CaptureFixture[str]):
     printed = capsys.readouterr()
     assert printed.out == '{"found": 1}\nand after it\n'
     assert printed.err == "a library prints something\n"
+
+
+def test_the_summary_of_embed_never_replaces_a_video(vmr, tmp_path: Path):
+    video = tmp_path / "videos" / "a.mp4"
+    video.parent.mkdir()
+    video.write_bytes(b"a video")
+    code, _, err = vmr("embed", video.parent, "--out", tmp_path / "features", "--report", video)
+    one_sentence(code, err, "--report", "a.mp4", "is an input")
+    assert video.read_bytes() == b"a video"

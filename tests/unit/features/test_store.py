@@ -129,3 +129,15 @@ def test_a_name_never_finds_another_directory():
 def test_ambiguous_names_are_refused():
     with pytest.raises(VmrError, match="fits several"):
         resolve_ids(["f.mp4"], ["s1/f.mp4", "s2/f.mp4"])
+
+
+def test_names_of_another_system():
+    ids = ["s1/Kitchen.MP4", "s2/hall.mp4"]
+    assert resolve_ids(["C:\\v\\s1\\kitchen.mp4", "S2/HALL"], ids) == {
+        "C:\\v\\s1\\kitchen.mp4": "s1/Kitchen.MP4",
+        "S2/HALL": "s2/hall.mp4",
+    }
+    # The same letters come first.
+    assert resolve_ids(["a.mp4"], ["a.mp4", "A.mp4"]) == {"a.mp4": "a.mp4"}
+    with pytest.raises(VmrError, match="fits several"):
+        resolve_ids(["kitchen"], ["Kitchen.mp4", "KITCHEN.mp4"])

@@ -19,12 +19,49 @@ from vmr_ray.serve.uploads import Uploads, upload_name
 
 
 @pytest.mark.parametrize(
-    "name", ["../a.mp4", "a/b.mp4", ".mp4", "a.txt", "", "a\n.mp4", "-a.mp4", "x" * 300 + ".mp4"]
+    ("name", "reason"),
+    [
+        ("../a.mp4", "slash"),
+        ("a/b.mp4", "slash"),
+        ("a\n.mp4", "line break"),
+        ("a\0.mp4", "control"),
+        ("a\udc80.mp4", "control"),
+        (".mp4", "suffix"),
+        ("a.txt", "suffix"),
+        ("", "suffix"),
+        ("x" * 252 + ".mp4", "256 bytes long, at most 255"),
+        ("\u6f22" * 84 + ".mp4", "256 bytes long, at most 255"),
+    ],
 )
-def test_an_upload_has_a_plain_name(name: str):
-    with pytest.raises(VmrError, match="plain file name"):
+def test_a_name_that_no_video_file_can_have(name: str, reason: str):
+    with pytest.raises(VmrError, match=f"^name .*{reason}"):
         upload_name(name)
-    assert upload_name("Kitchen (2) - cam+1.MP4") == "Kitchen (2) - cam+1.MP4"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Kitchen (2) - cam+1.MP4",
+        "Mom's birthday.mp4",
+        "VID [1080p].mp4",
+        "9:41\u202fAM.mov",
+        "\u0928\u092e\u0938\u094d\u0924\u0947.mp4",
+        "-a.mp4",
+        "a\\b.mp4",
+        "\u6f22" * 83 + ".mp4",
+    ],
+)
+def test_an_upload_keeps_its_name(tmp_path: Path, name: str):
+    assert upload_name(name) == name
+    uploads = Uploads(str(tmp_path))
+    asyncio.run(uploads.receive(blocks(b"one"), name, 6))
+    assert files_in(tmp_path) == [f"ingest/uploads/{name}"]
+    uploads.remove(name)
+    assert files_in(tmp_path) == []
+
+
+def test_the_forms_of_one_name_are_one():
+    assert upload_name("cafe\u0301.mp4") == "caf\u00e9.mp4"
 
 
 async def blocks(*parts: bytes, error: Exception | None = None) -> AsyncIterator[bytes]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -148,3 +149,31 @@ def test_two_videos_of_one_id_are_refused(folder: Path):
     (folder / "deep" / "a.mp4").write_bytes(b"y")
     with pytest.raises(VmrError, match="two videos have the id 'a.mp4'"):
         find_videos([folder, folder / "deep"])
+
+
+def test_a_name_that_is_no_text_stops_no_folder(folder: Path):
+    os.close(os.open(os.fsencode(folder) + b"/caf\xe9.mp4", os.O_CREAT))
+    (folder / "two\nlines.mp4").write_bytes(b"x")
+    left_out: list[str] = []
+    assert len(find_videos([folder], left_out=left_out)) == 3
+    assert sorted(left_out) == [
+        "'caf\\\\xe9.mp4' (its name is not UTF-8: rename it)",
+        "'two\\nlines.mp4' (its name has a line break or another control character: rename it)",
+        "notes.txt",
+    ]
+
+
+def test_a_link_upwards_repeats_nothing(folder: Path):
+    (folder / "sub" / "up").symlink_to(folder)
+    (folder / "sub" / "self").symlink_to(folder / "sub")
+    other = folder.parent / "other"
+    other.mkdir()
+    (other / "e.mp4").write_bytes(b"x")
+    (folder / "link").symlink_to(other)
+    assert ids(folder) == ["a.mp4", "link/e.mp4", "sub/b.MKV", "sub/deep/c.mov"]
+
+
+@pytest.mark.parametrize("name", ["MOV001.MOD", "00001.m2t", "VTS_01_1.VOB", "clip.f4v", "GL010001.LRV"])
+def test_endings_of_cameras_and_recorders(folder: Path, name: str):
+    (folder / name).write_bytes(b"x")
+    assert name in ids(folder)

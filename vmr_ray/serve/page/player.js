@@ -1,10 +1,12 @@
 // The player: plays a moment and stops at its end. Below it are the video's moments and the saliency curve.
-import { videoAddress } from "./api.js";
+import { call, videoAddress } from "./api.js";
 
 const $ = id => document.getElementById(id);
 const video = $("video");
 let shown = null; // { moment, hits, saliency, choose }
-let stop = Infinity; // the second at which playing stops by itself
+let file = null; // what is played: { address, begins, length, clip }
+let stop = Infinity; // the player's second at which playing stops by itself
+const LONGEST_CLIP = 600; // seconds
 
 export function timecode(seconds) {
   const tenths = Math.round(10 * seconds), whole = Math.floor(tenths / 10);
@@ -20,17 +22,48 @@ export function play(moment, hits, saliency, choose, start = true) {
   $("player").scrollIntoView({ block: "nearest" }); // on a phone it lies above the results
   $("name").textContent = moment.video_id;
   $("range").textContent = `${timecode(moment.start)} – ${timecode(moment.end)}`;
-  const address = `${videoAddress(moment.video_id)}/stream`;
-  if (video.getAttribute("src") !== address) {
-    $("marks").replaceChildren();
-    $("curve").replaceChildren();
-    $("length").textContent = "";
-    video.src = address;
-    video.onloadedmetadata = () => { draw(); seek(moment, start); };
-  } else if (video.readyState) {
+  const address = videoAddress(moment.video_id);
+  if (file?.address !== address) load(address, start);
+  else if (file.clip) playClip(start);
+  else if (video.readyState) { draw(); seek(start); }
+}
+
+// Opens the file of another video. Its clock need not begin at 0, and it need not declare its length.
+async function load(address, start) {
+  const opened = file = { address, begins: 0, length: 0, clip: false };
+  $("marks").replaceChildren();
+  $("curve").replaceChildren();
+  $("length").textContent = "";
+  $("note").hidden = true;
+  video.removeAttribute("src");
+  video.load();
+  const known = await call(`${address}/playback`).catch(() => ({ begins: 0, duration: 0, searched_stream: true }));
+  if (file !== opened) return;
+  file.begins = known.begins;
+  file.length = known.duration;
+  if (!known.searched_stream) return playClip(start);
+  video.onloadedmetadata = () => {
+    if (!video.videoWidth) return playClip(start); // its sound alone can be played
+    if (Number.isFinite(video.duration)) file.length = Math.max(file.length, video.duration - file.begins);
     draw();
-    seek(moment, start);
-  }
+    seek(start);
+  };
+  video.onerror = () => { if (video.getAttribute("src")) playClip(start); };
+  video.src = `${address}/stream`;
+}
+
+// Plays the moment as a clip that the service cuts, because the browser does not show the file as it was searched.
+function playClip(start) {
+  const { moment } = shown, end = Math.min(moment.end, moment.start + LONGEST_CLIP);
+  Object.assign(file, { begins: -moment.start, clip: true, length: Math.max(file.length, moment.end) });
+  $("note").hidden = false;
+  $("note").textContent = "This browser cannot play the video file, so only the moment is shown, as a clip.";
+  video.onloadedmetadata = () => { draw(); seek(start); };
+  video.onerror = () => {
+    if (video.getAttribute("src")) $("note").textContent = "This video cannot be played here.";
+  };
+  video.src = `${file.address}/clip?start=${moment.start}&end=${end}`;
+  draw();
 }
 
 export function close() {
@@ -38,7 +71,7 @@ export function close() {
   video.removeAttribute("src");
   video.load();
   $("player").hidden = true;
-  shown = null;
+  shown = file = null;
 }
 
 export function toggle() {
@@ -47,19 +80,21 @@ export function toggle() {
   return true;
 }
 
-// Goes to the start of `moment` and, if `start`, plays it.
-function seek(moment, start) {
-  stop = moment.end;
-  video.currentTime = moment.start;
+// Goes to the start of the moment and, if `start`, plays it.
+function seek(start) {
+  stop = shown.moment.end + file.begins;
+  // A frame begins between the milliseconds that the moment has.
+  video.currentTime = shown.moment.start + file.begins + (file.clip ? 0 : 0.001);
   // A browser may refuse to play before the first click; the frame and the controls are shown all the same.
   if (start) video.play().catch(() => {});
 }
 
-$("again").onclick = () => seek(shown.moment, true);
-video.onerror = () => { $("range").textContent = "This video cannot be played here."; };
+$("again").onclick = () => seek(true);
 // After a seek to another place, or Play at the end of the moment, the rest of the video is played.
 video.onseeking = () => {
-  if (shown && (video.currentTime < shown.moment.start - 0.5 || video.currentTime > shown.moment.end + 0.5)) stop = Infinity;
+  if (!shown || !file) return;
+  const second = video.currentTime - file.begins;
+  if (second < shown.moment.start - 0.5 || second > shown.moment.end + 0.5) stop = Infinity;
 };
 video.onplay = () => { if (video.currentTime >= stop - 0.05) stop = Infinity; };
 
@@ -70,20 +105,20 @@ requestAnimationFrame(function follow() {
       video.pause();
       video.currentTime = stop;
     }
-    if (video.duration) $("head").style.left = `${100 * video.currentTime / video.duration}%`;
+    if (file?.length) $("head").style.left = `${100 * (video.currentTime - file.begins) / file.length}%`;
   }
   requestAnimationFrame(follow);
 });
 
 $("timeline").onclick = event => {
-  if (event.target.closest("button") || !video.duration) return;
+  if (event.target.closest("button") || !file?.length || file.clip) return;
   const box = $("timeline").getBoundingClientRect();
   stop = Infinity;
-  video.currentTime = video.duration * (event.clientX - box.left) / box.width;
+  video.currentTime = file.begins + file.length * (event.clientX - box.left) / box.width;
 };
 
 function draw() {
-  const length = video.duration;
+  const { length } = file;
   $("length").textContent = timecode(length);
   $("marks").replaceChildren(...shown.hits.map(hit => {
     const mark = document.createElement("button");

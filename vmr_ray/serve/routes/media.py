@@ -13,6 +13,7 @@ from starlette.background import BackgroundTask
 
 from vmr_ray.serve.backend import Backend
 from vmr_ray.serve.media import MediaWorkers
+from vmr_ray.serve.models import Playback
 from vmr_ray.serve.routes.common import CurrentBackend, video_row
 from vmr_ray.serve.streams import OpenedVideos, open_indexed, stream_file
 from vmr_ray.storage import is_remote
@@ -54,6 +55,16 @@ async def get_thumbnail(
     path = await _local_file(backend, video_id)
     jpeg = await workers.thumbnail(path, t, width)
     return Response(jpeg, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
+
+
+@router.get("/v1/videos/{video_id:path}/playback")
+async def get_playback(video_id: str, backend: CurrentBackend, workers: CurrentWorkers) -> Playback:
+    """What a player needs to show a second of the video."""
+    row = await video_row(backend, video_id)
+    found = await workers.playback(await _local_file(backend, video_id))
+    return Playback(
+        begins=found.begins, searched_stream=found.searched_stream, duration=float(row["duration"])
+    )
 
 
 @router.get("/v1/videos/{video_id:path}/clip", response_class=Response)

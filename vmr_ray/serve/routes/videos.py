@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import unicodedata
 import uuid
 from typing import Annotated
 
@@ -54,7 +55,7 @@ async def add_video(
     request: Request,
     backend: CurrentBackend,
     settings: CurrentSettings,
-    name: Annotated[str | None, Query(max_length=200, description="file name of an upload")] = None,
+    name: Annotated[str | None, Query(max_length=255, description="file name of an upload")] = None,
     content_length: Annotated[int | None, Header(ge=0, include_in_schema=False)] = None,
 ) -> Job:
     """Add a video. A JSON body names a file below one of the service's roots; a body of type video/* or
@@ -70,7 +71,11 @@ async def add_video(
     except ValidationError as error:
         raise HTTPException(422, validation_message(error.errors())) from None
     uri = await asyncio.to_thread(checked_uri, video.uri, settings.roots)
-    job = await backend.add(video.video_id or uri.rpartition("/")[2], uri, video.metadata)
+    video_id = video.video_id or uri.rpartition("/")[2]
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in video_id):
+        # No address could name it, and so no request could delete it.
+        raise HTTPException(422, "video_id: it must not have a line break or another control character")
+    job = await backend.add(video_id, uri, video.metadata)
     return Job.model_validate(job)
 
 

@@ -8,11 +8,9 @@ middle of a video.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import queue
-import resource
 import signal
 import struct
 import sys
@@ -21,12 +19,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from vmr_ray.video.decode.isolation import isolate
 from vmr_ray.video.decode.sniff import refusal
 
 if TYPE_CHECKING:
     from vmr_ray.video.decode.frame_index import FrameIndex
-
-_CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
 
 
 def _send(out: BinaryIO, message: dict[str, Any], frames: bytes | memoryview = b"") -> None:
@@ -102,24 +99,14 @@ def _index(path: str, size: int, mtime: int) -> FrameIndex:
     return read_index(path)
 
 
-def _leave_the_network() -> None:
-    """Enter an empty network namespace, if the system permits it: no container can cause a request."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.unshare(_CLONE_NEWNET) and os.getuid():
-        libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET)
-
-
 def main() -> None:
     options = json.loads(sys.argv[1])
-    limit = int(options["memory_gb"] * 2**30)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # Ctrl-C reaches the whole process group, and the parent decides what to do.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Native libraries that print must not print into the stream of frames.
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    _leave_the_network()
+    isolate(options["memory_gb"])
     requests: queue.Queue[dict[str, Any]] = queue.Queue()
 
     def listen() -> None:

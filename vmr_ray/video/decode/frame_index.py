@@ -10,6 +10,8 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from vmr_ray.video.decode.clock import Clock
+
 # The demuxers that may open a file, and where they may read: a container cannot send them elsewhere.
 OPTIONS = {
     "protocol_whitelist": "file",
@@ -35,6 +37,9 @@ class FrameIndex:
         discards: the container hides some frames (an edit list).
         skippable: some frames may be left undecoded, because no other frame needs them.
         damage: what the file lacks of what it declares, in words; empty if nothing.
+        zero: float, the second of the container's clock from which `starts` count.
+        positions: int64 [N], where in the file the frame's packet begins, in bytes; -1 if that is unknown.
+        offsets: int64 [N], what was added to the timestamps of the file, because its clock jumps.
     """
 
     path: str
@@ -48,6 +53,9 @@ class FrameIndex:
     discards: bool
     skippable: bool
     damage: str
+    zero: float
+    positions: NDArray[np.int64]
+    offsets: NDArray[np.int64]
 
 
 def read_duration(path: str) -> float:
@@ -84,8 +92,8 @@ def read_index(path: str) -> FrameIndex:
     order = np.argsort(pts, kind="stable")
     order = order[pts[order] >= packets.first_key]
     starts = np.asarray(pts[order] * base, np.float64)
-    # The container's start is rounded to microseconds, and an edit list may hide the stream's.
-    starts -= origin if starts[0] - origin > 1e-5 else starts[0]
+    zero = clock_zero(origin, float(starts[0]))
+    starts -= zero
     keys = np.flatnonzero(is_key[order])
     return FrameIndex(
         path=path,
@@ -101,7 +109,18 @@ def read_index(path: str) -> FrameIndex:
         discards=packets.discards > 0,
         skippable=skippable,
         damage=damage,
+        zero=zero,
+        positions=np.frombuffer(packets.positions, np.int64)[order],
+        offsets=np.frombuffer(packets.offsets, np.int64)[order],
     )
+
+
+def clock_zero(origin: float, first: float) -> float:
+    """The second from which times count: the container's beginning, or the first frame if that is earlier.
+
+    The container's start is rounded to microseconds, and an edit list may hide the stream's.
+    """
+    return origin if first - origin > 1e-5 else first
 
 
 @dataclass
@@ -111,19 +130,26 @@ class _Packets:
     stamps: array[int] = field(default_factory=lambda: array("q"))
     durations: array[int] = field(default_factory=lambda: array("q"))  # 0: not declared
     keys: array[int] = field(default_factory=lambda: array("b"))  # 1: a key frame
+    positions: array[int] = field(default_factory=lambda: array("q"))  # bytes; -1: unknown
+    offsets: array[int] = field(default_factory=lambda: array("q"))
     first_key: int | None = None  # timestamp of the first key frame
     total: int = 0  # packets of the stream, hidden and undecodable ones too
     discards: int = 0  # hidden by an edit list
     corrupt: int = 0
     delay: int = 0  # longest time from decoding to presentation
     end: float = 0.0  # seconds, of the last packet of any stream
+    shown_end: int = 0  # of the last frame that is not hidden
+    jumps: list[int] = field(default_factory=list)  # where the clock jumps
     error: str = ""  # what ended the reading early
 
 
 def _read_packets(container: av.container.InputContainer, stream: av.VideoStream, timed: bool) -> _Packets:
-    packets = _Packets()
+    packets, clock = _Packets(), Clock(container, stream)
+    packets.jumps = clock.jumps
     try:
         for packet in container.demux():
+            if packet.stream_index == stream.index and packet.size:
+                clock.follow(packet)
             stamp = packet.pts if timed and packet.pts is not None else packet.dts
             if stamp is None or not packet.size:
                 continue
@@ -141,6 +167,9 @@ def _read_packets(container: av.container.InputContainer, stream: av.VideoStream
                 packets.stamps.append(stamp)
                 packets.durations.append(packet.duration if timed and packet.duration else 0)
                 packets.keys.append(packet.is_keyframe)
+                packets.positions.append(-1 if packet.pos is None else packet.pos)
+                packets.offsets.append(clock.offset)
+                packets.shown_end = max(packets.shown_end, stamp + (packet.duration or 0))
     except av.FFmpegError as error:
         packets.error = error.strerror
     return packets
@@ -155,10 +184,18 @@ def _damage(
 ) -> str:
     """What the file lacks of what it declares, or ""; `origin` is its beginning in seconds."""
     declared, end = (container.duration or 0) / av.time_base, packets.end - origin
+    if packets.jumps:
+        base = float(stream.time_base or 0)
+        places = ", ".join(f"{jump * base - origin:.1f} s" for jump in packets.jumps[:5])
+        return f"its clock jumps at {places}: times continue there without a gap"
     if packets.error:
         return f"it cannot be read past {end:.1f} s ({packets.error})"
-    if timed and packets.total < stream.frames:  # AVI counts ticks, not frames
+    # AVI counts ticks, not frames. An edit list that ends earlier hides frames from the demuxer.
+    hidden = (stream.start_time or 0) + (stream.duration or 0) <= packets.shown_end
+    if timed and packets.total < stream.frames and not (stream.duration and hidden):
         return f"it holds {packets.total} of the {stream.frames} frames that it declares"
+    if "matroska" in container.format.name and declared > origin:
+        declared -= origin  # it declares when it ends, and not how long it lasts
     if declared > end + 1.0:
         return f"it ends at {end:.1f} s of the {declared:.1f} s that it declares"
     if packets.corrupt:

@@ -13,6 +13,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
 from vmr_ray.schema import Scaling
+from vmr_ray.video.decode.clock import Clock
 from vmr_ray.video.decode.frame_index import OPTIONS, FrameIndex
 from vmr_ray.video.decode.sampling import SamplePlan
 from vmr_ray.video.decode.scaling import scale_frame
@@ -56,7 +57,7 @@ def read_with_pyav(
                     if not whole:
                         damage = damage or f"the frame at {plan.times[position]:.1f} s is damaged or missing"
                     if frame is not None:
-                        frames[len(read)] = _upright(scaler, frame, width, height, scaling)
+                        frames[len(read)] = upright(scaler, frame, width, height, scaling)
                         read.append(position)
             except _BadSeekError:
                 # Not every stream can be decoded from every key frame (periodic intra refresh).
@@ -148,6 +149,7 @@ def _decode(
     A damaged packet loses its frames; where the file cannot be read further, the frames end.
     """
     context, mode = stream.codec_context, ""
+    clock = Clock(container, stream)
     packets = container.demux(stream)
     while True:
         try:
@@ -156,6 +158,8 @@ def _decode(
             return
         if packet is None:
             return
+        if packet.size:
+            clock.follow(packet)
         if needed is not None:
             wanted_mode = "DEFAULT" if packet.pts is None or packet.pts in needed else "NONREF"
             if wanted_mode != mode:
@@ -164,14 +168,19 @@ def _decode(
             yield from packet.decode()
 
 
-def _upright(
+def upright(
     scaler: VideoReformatter, frame: av.VideoFrame, width: int, height: int, scaling: Scaling
 ) -> NDArray[np.uint8]:
     """uint8 [height, width, 3] RGB, rotated as the display matrix demands."""
-    turns = round(frame.rotation / 90) % 4
+    turns = quarter_turns(frame)
     if scaling.interpolation != "decoder":
         whole = scaler.reformat(frame, format="rgb24", threads=1).to_ndarray()
         return scale_frame(np.ascontiguousarray(np.rot90(whole, turns)), width, height, scaling)
     size = (height, width) if turns % 2 else (width, height)
     scaled = scaler.reformat(frame, *size, format="rgb24", interpolation=Interpolation.BICUBIC, threads=1)
     return np.rot90(scaled.to_ndarray(), turns)
+
+
+def quarter_turns(frame: av.VideoFrame) -> int:
+    """How often a frame is turned counter-clockwise by 90 degrees to stand upright."""
+    return round(frame.rotation / 90) % 4

@@ -151,3 +151,13 @@ def test_an_upload_says_that_it_is_a_video(
     assert response.status_code == status
     assert len(backend.added) == (status == 202)
     assert status == 202 or "curl --data-binary" in response.json()["error"]
+
+
+def test_an_id_that_no_address_can_name_is_refused(http: TestClient, backend: Backend, tmp_path: Path):
+    file = tmp_path / "roots" / "two\nlines.mp4"
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(b"data")
+    for body in ({"uri": str(file)}, {"uri": str(file), "video_id": "a\nb"}):
+        response = http.post("/v1/videos", json=body)
+        assert response.status_code in (400, 422)
+    assert not backend.added
