@@ -53,11 +53,9 @@ def test_a_name_that_no_video_file_can_have(name: str, reason: str):
 )
 def test_an_upload_keeps_its_name(tmp_path: Path, name: str):
     assert upload_name(name) == name
-    uploads = Uploads(str(tmp_path))
-    asyncio.run(uploads.receive(blocks(b"one"), name, 6))
-    assert files_in(tmp_path) == [f"ingest/uploads/{name}"]
-    uploads.remove(name)
-    assert files_in(tmp_path) == []
+    asyncio.run(Uploads(str(tmp_path)).receive(blocks(b"one"), "job", name, 6))
+    (file,) = files_in(tmp_path)
+    assert file == f"ingest/uploads/job{Path(name).suffix.lower()}"
 
 
 def test_the_forms_of_one_name_are_one():
