@@ -22,6 +22,7 @@ _MODULES = {
     "run_pipeline": "vmr_ray.workflows.pipeline",
     "train": "vmr_ray.training.train",
     "train_on_photos": "vmr_ray.workflows.photos",
+    "train_unlabelled": "vmr_ray.training.unlabelled",
     "up": "vmr_ray.workflows.up",
 }
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "run_pipeline",
     "train",
     "train_on_photos",
+    "train_unlabelled",
     "up",
 ]
 
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from vmr_ray.search.result import SearchRequest, SearchResult
     from vmr_ray.search.searcher import Searcher
     from vmr_ray.training.train import train
+    from vmr_ray.training.unlabelled import train_unlabelled
     from vmr_ray.workflows.photos import train_on_photos
     from vmr_ray.workflows.pipeline import run_pipeline
     from vmr_ray.workflows.reproduce import reproduce

@@ -214,6 +214,9 @@ def test_photos_have_no_key_frames(vmr, tmp_path: Path):
         (("features", "--photos", "photos"), "--photos goes without a feature store"),
         (("--photos", "photos", "--val", "val.jsonl"), "held out to validate on"),
         (("features", "-a", "a.jsonl", "--captions", "c.csv"), "--captions goes with --photos"),
+        (("features", "-a", "a.jsonl", "--unlabelled"), "--unlabelled needs a feature store only"),
+        (("--unlabelled",), "there is nothing to train on"),
+        (("features", "-a", "a.jsonl", "--encoder", "everyday"), "--encoder goes with --unlabelled"),
     ],
 )
 def test_one_kind_of_training_at_a_time(vmr, tmp_path: Path, words: tuple[str, ...], sentence: str):
@@ -306,3 +309,18 @@ def test_the_summary_of_embed_never_replaces_a_video(vmr, tmp_path: Path):
     code, _, err = vmr("embed", video.parent, "--out", tmp_path / "features", "--report", video)
     one_sentence(code, err, "--report", "a.mp4", "is an input")
     assert video.read_bytes() == b"a video"
+
+
+def test_one_video_is_too_few_to_train_on_unlabelled(vmr, tmp_path: Path):
+    store = FeatureStore.create(str(tmp_path / "f"), StoreSpec("efficientnet-lite0", 1280, "fps=1"))
+    chunk = Chunk(0, True, duration=4.0, times=np.arange(4) + 0.5, edges=np.arange(5.0), damage="")
+    store.write_chunk(Video("a.mp4", "a.mp4", "1"), chunk, np.ones((4, 1280)))
+    code, _, err = vmr("train", tmp_path / "f", "--unlabelled", "-o", tmp_path / "run")
+    one_sentence(code, err, "holds 1 videos: at least 2 are needed")
+    assert not (tmp_path / "run").exists()
+
+
+def test_features_without_words_cannot_be_trained_on_unlabelled(vmr, tmp_path: Path):
+    FeatureStore.create(str(tmp_path / "f"), StoreSpec("imported:i3d", 1024, "fps=1"))
+    code, _, err = vmr("train", tmp_path / "f", "--unlabelled", "-o", tmp_path / "run")
+    one_sentence(code, err, "which knows no sentences")
