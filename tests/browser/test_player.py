@@ -54,7 +54,7 @@ def files() -> Files:
 
 @pytest.fixture(scope="module")
 def page(browser: Browser, files: Files, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    settings = ServeArgs(index=str(tmp_path_factory.mktemp("index")))
+    settings = ServeArgs(index=str(tmp_path_factory.mktemp("index")), auth="none")
     port = free_port()
     api = make_api(settings, files)  # type: ignore[arg-type]
     server = uvicorn.Server(uvicorn.Config(api, port=port, log_level="error"))

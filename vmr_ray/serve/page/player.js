@@ -44,6 +44,9 @@ async function load(address, start) {
   if (!known.searched_stream) return playClip(start);
   video.onloadedmetadata = () => {
     if (!video.videoWidth) return playClip(start); // its sound alone can be played
+    // Browsers seek no further than the declared length, which does not include a late beginning in every format.
+    const short = Number.isFinite(video.duration) && video.duration < file.begins + known.duration - 0.5;
+    if (file.begins && short) return playClip(start);
     if (Number.isFinite(video.duration)) file.length = Math.max(file.length, video.duration - file.begins);
     draw();
     seek(start);
