@@ -50,10 +50,10 @@ METRICS = ("r1_at_0.3", "r1_at_0.5", "r1_at_0.7", "miou")
 ROWS = {
     "shipped": "as `vmr up` searches",
     "similarity": "similarity alone",
-    "no_shots": "without looking for cuts",
-    "unlabelled": "trained on --unlabelled",
+    "no_shots": "no look at cuts",
+    "unlabelled": "by --unlabelled",
     "photos": "trained on --photos",
-    "constant": "constant span, fitted here",
+    "constant": "constant, fitted",
     "middle_third": "middle third",
     "shuffled": "videos shuffled",
 }
@@ -197,7 +197,7 @@ def show(figures: Figures) -> None:
         f"{figures[f'shipped.gain_{m}_low']:+.1f} to {figures[f'shipped.gain_{m}_high']:+.1f}"
         for m in METRICS
     ]
-    rows.insert(1, ["  gain over similarity", *gains])
+    rows.insert(1, ["  gain over alone", *gains])
     rows.insert(1, ["  95 % interval", *bounds])
     print_table("without training, percent", ("R@1 at IoU", "0.3", "0.5", "0.7", "mIoU"), rows)
     print_line(f"\n{figures['queries']:.0f} queries on {figures['videos']:.0f} videos")
