@@ -112,7 +112,7 @@ def test_training_without_annotations(features: Path, world, tmp_path: Path):
     assert network.residual.boundary.weight.abs().max() > 0
     assert build_index(features, result.last, tmp_path / "index").videos == 9
     found = Searcher(tmp_path / "index").search("a red circle moves", top_k=1)
-    assert found.results[0].end > found.results[0].start
+    assert found.moments[0].end > found.moments[0].start
     assert evaluate(features, world.test, result.last).model["miou"] > 0
     with pytest.raises(VmrError, match="holds a run with other"):
         train_unlabelled(features, tmp_path / "run", Config(train=TrainConfig(lr=0.1)))
