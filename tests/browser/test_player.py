@@ -17,6 +17,7 @@ from benchmarks.common.processes import free_port
 from tests.reported import reported_file, reported_files
 from tests.videos import read_index
 from vmr_ray.config import DecodeConfig
+from vmr_ray.features.chunks import version_key
 from vmr_ray.schema import Scaling
 from vmr_ray.serve.api import make_api
 from vmr_ray.serve.models import ServeArgs
@@ -41,10 +42,13 @@ class Files:
         self.uris: dict[str, str] = {}
 
     async def videos(self, video_ids: Any = None, offset: int = 0, limit: int | None = None) -> list[dict]:
-        return [
-            {"video_id": name, "uri": self.uris[name], "duration": 2.0, "frames": 2, "partial": False}
-            for name in video_ids or ()
-        ]
+        return [self._row(name) for name in video_ids or ()]
+
+    def _row(self, name: str) -> dict[str, Any]:
+        status = Path(self.uris[name]).stat()
+        version = version_key(f"{status.st_size}-{status.st_mtime_ns}")
+        row = {"video_id": name, "uri": self.uris[name], "version": version}
+        return row | {"duration": 2.0, "frames": 2, "partial": False}
 
 
 @pytest.fixture(scope="module")
