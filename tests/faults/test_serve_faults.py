@@ -64,12 +64,17 @@ def test_an_interrupt_while_it_starts_leaves_no_service(index: Path):
         os.kill(os.getpid(), signal.SIGINT)
 
     watching = threading.Thread(target=interrupt, daemon=True)
+    # Where this test was started in the background, Ctrl-C is ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     watching.start()
-    with pytest.raises(KeyboardInterrupt):
-        start(index, port=free_port())
-    watching.join()
-    assert serve.status().applications == {}
-    serve.shutdown()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            start(index, port=free_port())
+        watching.join()
+        assert serve.status().applications == {}
+    finally:
+        signal.signal(signal.SIGINT, before)
+        serve.shutdown()  # Serve would keep this port, and the module's service has another one
 
 
 def test_under_overload_some_are_refused_and_the_rest_answered(url: str):
