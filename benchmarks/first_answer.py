@@ -18,28 +18,18 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated
 
-import numpy as np
 import typer
 
 from benchmarks.common.output import Figures, JsonOption, print_line, print_table, run_command, write_figures
 from vmr_ray.annotations import load_annotations
+from vmr_ray.demo.answers import Place, compare
 from vmr_ray.demo.photos import render_photos
 from vmr_ray.errors import VmrError
-from vmr_ray.model.spans import temporal_iou
 
 ROOT = Path(__file__).parents[1]
 STEPS = {"install": "pip install", "up": "vmr up: embed and index", "search": "vmr search, until it is right"}
-
-
-class Asked(NamedTuple):
-    """A sentence and where the truth is: the end of the video's id, and seconds."""
-
-    sentence: str
-    video: str
-    start: float
-    end: float
 
 
 def main(
@@ -63,7 +53,7 @@ def main(
     write_figures(json_, figures)
 
 
-def measure(wheel: Path, folder: Path, asked: list[Asked], work: Path) -> Figures:
+def measure(wheel: Path, folder: Path, asked: list[tuple[str, Place]], work: Path) -> Figures:
     """The seconds of every step, and of all.
 
     Raises:
@@ -78,10 +68,11 @@ def measure(wheel: Path, folder: Path, asked: list[Asked], work: Path) -> Figure
     searchable = time.monotonic()
     (index,) = (work / "state").glob("index-*")
     count = 0
-    for one in asked:
+    for sentence, truth in asked:
         count += 1
-        said = _run(work, bin_ / "vmr", "search", one.sentence, "--index", index, "--top", "1", "--json")
-        if _is_right(json.loads(said), one):
+        said = _run(work, bin_ / "vmr", "search", sentence, "--index", index, "--top", "1", "--json")
+        found = [Place(m["video_id"], m["start"], m["end"]) for m in json.loads(said)["moments"]]
+        if found and compare(sentence, truth, found).rank == 1:
             break
     else:
         raise VmrError(f"none of {len(asked)} sentences was answered right")
@@ -95,22 +86,12 @@ def measure(wheel: Path, folder: Path, asked: list[Asked], work: Path) -> Figure
     }
 
 
-def _is_right(answer: dict[str, Any], asked: Asked) -> bool:
-    if not answer["moments"]:
-        return False
-    best = answer["moments"][0]
-    span = np.array([best["start"], best["end"]])
-    return best["video_id"].endswith(asked.video) and bool(
-        temporal_iou(span, np.array([asked.start, asked.end])) >= 0.5
-    )
-
-
-def _photos(work: Path) -> tuple[Path, list[Asked]]:
+def _photos(work: Path) -> tuple[Path, list[tuple[str, Place]]]:
     shown = render_photos(work / "photos")
-    return shown.videos, [Asked(s.sentence, s.video, s.start, s.end) for s in shown.shots if s.sentence]
+    return shown.videos, [(s.sentence, Place(s.video, s.start, s.end)) for s in shown.shots if s.sentence]
 
 
-def _from_set(data: Path, count: int, work: Path) -> tuple[Path, list[Asked]]:
+def _from_set(data: Path, count: int, work: Path) -> tuple[Path, list[tuple[str, Place]]]:
     """A folder of links to the first videos of a set, and their sentences in the order of the file."""
     rows = load_annotations(data / "moments.jsonl").annotations
     chosen = sorted({row.video_id for row in rows})[:count]
@@ -119,7 +100,7 @@ def _from_set(data: Path, count: int, work: Path) -> tuple[Path, list[Asked]]:
     for name in chosen:
         (folder / Path(name).name).symlink_to((data / name).resolve())
     asked = [
-        Asked(row.query, Path(row.video_id).name, *row.spans[0]) for row in rows if row.video_id in chosen
+        (row.query, Place(Path(row.video_id).name, *row.spans[0])) for row in rows if row.video_id in chosen
     ]
     return folder, asked
 

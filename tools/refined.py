@@ -19,12 +19,11 @@ import torch
 from safetensors.torch import save
 
 from vmr_ray.config import Config, ModelConfig
-from vmr_ray.encoders.everyday import EverydayEncoder
+from vmr_ray.encoders.everyday import EverydayEncoder, unit
 from vmr_ray.model.checkpoint import CheckpointInfo, Similarity
 from vmr_ray.model.inputs import Example
 from vmr_ray.storage import write_bytes
 from vmr_ray.training.loop import Trainer
-from vmr_ray.training.stretches import unit
 
 OUT = Path(__file__).parents[1] / "vmr_ray" / "model" / "refined" / "model.safetensors"
 STEPS, VIDEOS, STRETCHES = 1500, 600, 7

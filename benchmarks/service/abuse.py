@@ -20,7 +20,7 @@ import numpy as np
 
 from benchmarks.common.output import Figures, print_line, print_table
 from benchmarks.common.processes import core_seconds, descendants, megabytes, named
-from benchmarks.common.timing import wait_until
+from benchmarks.common.timing import repeatedly, wait_until
 from benchmarks.service.clients import Body, Load, closed_loop, open_loop, service
 from benchmarks.service.http import run
 
@@ -131,24 +131,17 @@ def _connections(url: str, count: int) -> Iterator[list[socket.socket]]:
 def _tricklers(url: str) -> Iterator[None]:
     """Clients that send a byte of a search every two seconds."""
     head = "POST /v1/search HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
-    ended = threading.Event()
     with _connections(url, TRICKLERS) as sockets:
         for each in sockets:
             each.sendall(f"{head}Content-Length: 1000\r\n\r\n".encode())
 
         def trickle() -> None:
-            while not ended.wait(2):
-                for each in sockets:
-                    with suppress(OSError):  # the service has ended it
-                        each.sendall(b" ")
+            for each in sockets:
+                with suppress(OSError):  # the service has ended it
+                    each.sendall(b" ")
 
-        thread = threading.Thread(target=trickle)
-        thread.start()
-        try:
+        with repeatedly(trickle, 2):
             yield
-        finally:
-            ended.set()
-            thread.join()
 
 
 def _viewed(client: httpx.Client, bodies: Sequence[Body], url: str) -> Figures:

@@ -162,7 +162,9 @@ def nearest_classes(vectors: np.ndarray, classes: np.ndarray) -> np.ndarray:
 
 
 def unit(x: np.ndarray) -> np.ndarray:
-    return x / np.linalg.norm(x, axis=-1, keepdims=True).clip(1e-9)
+    """x [..., dim] at length 1."""
+    scaled: np.ndarray = x / np.linalg.norm(x, axis=-1, keepdims=True).clip(1e-9)
+    return scaled
 
 
 def _softmax(x: np.ndarray) -> np.ndarray:

@@ -52,9 +52,10 @@ class SimilarityNetwork(nn.Module):
             shots[:, 1:] = (looks[:, 1:] * looks[:, :-1]).sum(2) < 1 - change
             shots = shots.cumsum(1)
         logits = self.similarity.scale * smoothed(cosine, mask, shots) + self.similarity.bias
-        heads = similarity_heads(logits, mask, shots)
+        together = _together(mask, shots)  # [Q, T, T]
+        heads = similarity_heads(logits, mask, shots, together)
         if self.residual is not None:
-            heads = self.residual(heads, cosine, looks, mask, shots)
+            heads = self.residual(heads, cosine, looks, mask, together)
         return heads, logits
 
 
@@ -73,13 +74,12 @@ class Residual(nn.Module):
         assert self.boundary.bias is not None
         nn.init.zeros_(self.boundary.bias)
 
-    def forward(self, heads: Heads, cosine: Tensor, looks: Tensor, mask: Tensor, shots: Tensor) -> Heads:
-        """heads, cosine, mask and shots [Q, T], looks [Q, T, n] -> heads [Q, T]"""
+    def forward(self, heads: Heads, cosine: Tensor, looks: Tensor, mask: Tensor, together: Tensor) -> Heads:
+        """heads, cosine and mask [Q, T], looks [Q, T, n], together [Q, T, T] -> heads [Q, T]"""
         assert heads.start is not None and heads.stop is not None and heads.membership is not None
         share = 1.0 if self.training else _SHARE
-        number = torch.where(mask, shots, -1)  # [Q, T]
         relative = _standardised(cosine, mask) / 2  # [Q, T]
-        of_shot = _shot_means(relative, number) * mask  # [Q, T]
+        of_shot = _shot_means(relative, together) * mask  # [Q, T]
         contrast = heads.membership / (2 * PEAK) * mask  # [Q, T]
         inputs = torch.stack([*_changes(looks, mask), *_ends(mask), contrast, relative, of_shot], 1)
         real = mask.unsqueeze(1).to(inputs.dtype)  # [Q, 1, T]
@@ -124,13 +124,13 @@ def smoothed(cosine: Tensor, mask: Tensor, shots: Tensor) -> Tensor:
     return (before + 2 * cosine + after) / 4
 
 
-def similarity_heads(logits: Tensor, mask: Tensor, shots: Tensor) -> Heads:
-    """What places a span within its window: the logits' contrast, and the shots, all [Q, T].
+def similarity_heads(logits: Tensor, mask: Tensor, shots: Tensor, together: Tensor) -> Heads:
+    """What places a span within its window: the logits' contrast, and the shots, all [Q, T] but the last.
 
     In a window of several shots a span pays for every cut that it crosses, and a frame counts half with its
     own logit and half with its shot's.
     """
-    of_shot = _shot_means(logits, torch.where(mask, shots, -1))  # [Q, T]
+    of_shot = _shot_means(logits, together)  # [Q, T]
     contrast = contrasted((logits + of_shot) / 2, mask)  # [Q, T]
     several = (shots * mask).amax(1, keepdim=True) > 0  # [Q, 1]
     crossed = _CUT_COST * shots.float()  # [Q, T]
@@ -148,9 +148,14 @@ def contrasted(logits: Tensor, mask: Tensor) -> Tensor:
     return (logits - low) / (best - low).clamp_min(1e-6) * 2 * PEAK
 
 
-def _shot_means(values: Tensor, number: Tensor) -> Tensor:
-    """values [Q, T], averaged over the frames with the same number [Q, T]"""
-    together = (number.unsqueeze(2) == number.unsqueeze(1)).to(values.dtype)  # [Q, T, T]
+def _together(mask: Tensor, shots: Tensor) -> Tensor:
+    """mask and shots [Q, T] -> [Q, T, T]: 1 where two frames are of one shot; the padding is a shot."""
+    number = torch.where(mask, shots, -1)  # [Q, T]
+    return (number.unsqueeze(2) == number.unsqueeze(1)).float()
+
+
+def _shot_means(values: Tensor, together: Tensor) -> Tensor:
+    """values [Q, T], averaged over the frames of the same shot, see `_together` [Q, T, T]"""
     return (together @ values.unsqueeze(2)).squeeze(2) / together.sum(2)
 
 

@@ -32,9 +32,7 @@ class MediaWorkers:
         Raises:
             VmrError: the file cannot be read.
         """
-        stat = path.stat()
-        file_state = (stat.st_size, stat.st_mtime_ns)
-        task = await self._start(self._thumbnail, path, file_state, round(1000 * second), width)
+        task = await self._start(self._thumbnail, path, _state(path), round(1000 * second), width)
         return await asyncio.shield(task)
 
     async def playback(self, path: Path) -> clips.Playback:
@@ -43,8 +41,7 @@ class MediaWorkers:
         Raises:
             VmrError: the file cannot be read.
         """
-        stat = path.stat()
-        task = await self._start(self._playback, path, (stat.st_size, stat.st_mtime_ns))
+        task = await self._start(self._playback, path, _state(path))
         return await asyncio.shield(task)
 
     async def clip(self, path: Path, start: float, end: float) -> Path:
@@ -71,8 +68,13 @@ class MediaWorkers:
         return task
 
 
+def _state(path: Path) -> tuple[int, int]:
+    """A part of the caches' keys: a file that was replaced gets new answers."""
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns
+
+
 def _thumbnail(path: Path, _file_state: tuple[int, int], milliseconds: int, width: int) -> bytes:
-    """`_file_state` is part of the cache's key: a file that was replaced gets new thumbnails."""
     return clips.thumbnail(path, milliseconds / 1000, width)
 
 

@@ -67,10 +67,14 @@ def upload_name(name: str) -> str:
     return name
 
 
+def has_control(name: str) -> bool:
+    """Whether a name has a control character or a surrogate, which is what is left of a byte not in UTF-8."""
+    return any(unicodedata.category(character) in ("Cc", "Cs") for character in name)
+
+
 def _name_problem(name: str) -> str:
     """Why a file cannot be called `name`, or ""."""
-    # Surrogates are what is left of bytes that are not UTF-8.
-    if any(character == "/" or unicodedata.category(character) in ("Cc", "Cs") for character in name):
+    if "/" in name or has_control(name):
         return "must not have a slash, a line break or another control character"
     if len(name.encode()) > _MAX_NAME:
         return f"is {len(name.encode())} bytes long, at most {_MAX_NAME} are stored: shorten it"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -56,16 +56,18 @@ class Prepared:
         return fit_constants([span for span, _ in pairs], [duration for _, duration in pairs])
 
 
+def shuffled_ids(video_ids: Iterable[str], seed: int) -> list[str]:
+    """Video ids in an order that depends on the seed and on each id, but not on which others there are."""
+    return sorted(video_ids, key=lambda v: hashlib.sha256(f"{seed}:{v}".encode()).hexdigest())
+
+
 def split(groups: dict[str, T], fraction: float, seed: int) -> tuple[dict[str, T], dict[str, T]]:
     """(training, validation) groups: a share of the videos, at least one, is held out to validate on.
 
     The same seed holds out the same videos. A single video is not split.
     """
 
-    def draw(video_id: str) -> str:
-        return hashlib.sha256(f"{seed}:{video_id}".encode()).hexdigest()
-
-    order = sorted(groups, key=draw)
+    order = shuffled_ids(groups, seed)
     held_out = set(order[: max(1, round(fraction * len(order)))] if len(order) > 1 else [])
     return (
         {k: v for k, v in groups.items() if k not in held_out},

@@ -12,6 +12,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from vmr_ray.encoders.everyday import unit
 from vmr_ray.model.inputs import Example
 from vmr_ray.schema import Span
 
@@ -127,9 +128,3 @@ def _dissolved(frames: np.ndarray, bounds: np.ndarray, join: str, rng: np.random
             old, new = frames[min(t, bound - 1)], frames[max(t, bound)]
             mixed[t] = old * (1 - share) + new * share
     return mixed
-
-
-def unit(x: np.ndarray) -> np.ndarray:
-    """x [..., dim] at length 1."""
-    scaled: np.ndarray = x / np.linalg.norm(x, axis=-1, keepdims=True).clip(1e-9)
-    return scaled

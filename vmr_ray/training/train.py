@@ -14,7 +14,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -50,8 +50,8 @@ class TrainResult:
     ended: Ended  # the setting that ended the training, also in the last row of the history
     train_queries: int
     val_queries: int
-    outside: int  # annotations whose spans lie outside their video
-    without_features: int  # annotations whose video is not in the feature store
+    outside: int = 0  # annotations whose spans lie outside their video
+    without_features: int = 0  # annotations whose video is not in the feature store
 
 
 def train(
@@ -116,19 +116,11 @@ def train(
 
     # Train.
     info = _checkpoint_info(config, store.spec, text_name, prepared["train"])
-    with tracked(out, config, report) as tracked_report:
-        history, best_metrics = fit(out, prepared, info, config, tracked_report)
+    result = fit(out, prepared, info, config, report)
     with_features = sum(len(rows) for group in groups.values() for rows in group.values())
-    used = {name: rows.queries for name, rows in prepared.items()}
-    return TrainResult(
-        best=f"{out}/best",
-        last=f"{out}/last",
-        metrics=best_metrics,
-        history=history,
-        ended=history[-1]["ended"],
-        train_queries=used["train"],
-        val_queries=used["val"],
-        outside=with_features - sum(used.values()),
+    return replace(
+        result,
+        outside=with_features - result.train_queries - result.val_queries,
         without_features=len(train_annotations) + len(val_annotations) - with_features,
     )
 
@@ -184,6 +176,23 @@ def claim_run(out: str, config: Config, inputs: dict[str, str]) -> None:
 
 
 def fit(
+    out: str, prepared: dict[str, Prepared], info: CheckpointInfo, config: Config, report: Report | None
+) -> TrainResult:
+    """Train a network of `info` on prepared rows in OUT; see `train`."""
+    with tracked(out, config, report) as tracked_report:
+        history, best_metrics = _fit(out, prepared, info, config, tracked_report)
+    return TrainResult(
+        best=f"{out}/best",
+        last=f"{out}/last",
+        metrics=best_metrics,
+        history=history,
+        ended=history[-1]["ended"],
+        train_queries=prepared["train"].queries,
+        val_queries=prepared["val"].queries,
+    )
+
+
+def _fit(
     out: str, prepared: dict[str, Prepared], info: CheckpointInfo, config: Config, report: Report | None
 ) -> tuple[list[dict[str, Any]], dict[str, float]]:
     """Train; returns the rows of all validations and the row of the best checkpoint.

@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from vmr_ray.config import Config
 from vmr_ray.encoders import frame_projection
+from vmr_ray.encoders.everyday import unit
 from vmr_ray.errors import VmrError
 from vmr_ray.features import FeatureStore
 from vmr_ray.model.checkpoint import CheckpointInfo
@@ -25,9 +26,9 @@ from vmr_ray.model.similarity import similarity_checkpoint
 from vmr_ray.schema import Span, VideoFeatures
 from vmr_ray.storage import absolute
 from vmr_ray.training.batches import ROW_SCHEMA, to_row
-from vmr_ray.training.prepare import split, write_rows
-from vmr_ray.training.stretches import pseudo_query, stretches_of, unit
-from vmr_ray.training.tracking import require, tracked
+from vmr_ray.training.prepare import shuffled_ids, split, write_rows
+from vmr_ray.training.stretches import pseudo_query, stretches_of
+from vmr_ray.training.tracking import require
 from vmr_ray.training.train import Report, TrainResult, claim_run, fit
 
 MAX_VIDEOS = 2000  # more teach little more: few things are learned
@@ -84,19 +85,7 @@ def train_unlabelled(
                 f"the {name} videos of {features} have {rows.queries} stretches between changes of the "
                 f"picture: embed more videos, at least {_MIN_STRETCHES} stretches are needed"
             )
-    with tracked(out, config, report) as tracked_report:
-        history, best_metrics = fit(out, prepared, info, config, tracked_report)
-    return TrainResult(
-        best=f"{out}/best",
-        last=f"{out}/last",
-        metrics=best_metrics,
-        history=history,
-        ended=history[-1]["ended"],
-        train_queries=prepared["train"].queries,
-        val_queries=prepared["val"].queries,
-        outside=0,
-        without_features=0,
-    )
+    return fit(out, prepared, info, config, report)
 
 
 def _untrained(info: CheckpointInfo) -> CheckpointInfo:
@@ -109,8 +98,8 @@ def _drawn(
     files: dict[str, tuple[str, ...]], config: Config
 ) -> tuple[dict[str, tuple[str, ...]], dict[str, tuple[str, ...]]]:
     """At most MAX_VIDEOS videos, drawn by their names, for training and for validation."""
-    order = sorted(files, key=lambda v: hashlib.sha256(f"{config.train.seed}:{v}".encode()).hexdigest())
-    return split({v: files[v] for v in order[:MAX_VIDEOS]}, config.train.val_fraction, config.train.seed)
+    drawn = shuffled_ids(files, config.train.seed)[:MAX_VIDEOS]
+    return split({v: files[v] for v in drawn}, config.train.val_fraction, config.train.seed)
 
 
 class _PrepareStretches:

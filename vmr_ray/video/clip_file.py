@@ -173,9 +173,7 @@ def _decoded_sound(
                 with suppress(av.FFmpegError):
                     container.seek(int((zero + start - back) * av.time_base))
             clock, early = Clock(container, stream), back is None
-            for packet in container.demux(stream):
-                if packet.size:
-                    clock.follow(packet)
+            for packet in clock.packets(container, stream):
                 frames: list[av.AudioFrame] = []
                 with suppress(av.FFmpegError):
                     frames = packet.decode()

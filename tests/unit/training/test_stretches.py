@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vmr_ray.training.stretches import compose_stretches, pseudo_query, stretches_in, stretches_of, unit
+from vmr_ray.encoders.everyday import unit
+from vmr_ray.training.stretches import compose_stretches, pseudo_query, stretches_in, stretches_of
 
 DIM = 8
 

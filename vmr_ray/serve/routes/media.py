@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import mimetypes
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
 from fastapi.responses import FileResponse
 from starlette.background import BackgroundTask
 
-from vmr_ray.serve.backend import Backend
 from vmr_ray.serve.media import MediaWorkers
 from vmr_ray.serve.models import Playback
 from vmr_ray.serve.routes.common import CurrentBackend, video_row
@@ -52,7 +52,7 @@ async def get_thumbnail(
     width: Annotated[int, Query(ge=16, le=1280, description="pixels")] = 320,
 ) -> Response:
     """The frame at a second, as a JPEG."""
-    path = await _local_file(backend, video_id)
+    path = await _local_file(await video_row(backend, video_id))
     jpeg = await workers.thumbnail(path, t, width)
     return Response(jpeg, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
 
@@ -61,7 +61,7 @@ async def get_thumbnail(
 async def get_playback(video_id: str, backend: CurrentBackend, workers: CurrentWorkers) -> Playback:
     """What a player needs to show a second of the video."""
     row = await video_row(backend, video_id)
-    found = await workers.playback(await _local_file(backend, video_id))
+    found = await workers.playback(await _local_file(row))
     return Playback(
         begins=found.begins, searched_stream=found.searched_stream, duration=float(row["duration"])
     )
@@ -72,7 +72,7 @@ async def get_clip(
     video_id: str, start: Second, end: Second, backend: CurrentBackend, workers: CurrentWorkers
 ) -> Response:
     """The span as an MP4, cut exactly."""
-    path = await _local_file(backend, video_id)
+    path = await _local_file(await video_row(backend, video_id))
     file = await workers.clip(path, start, end)
     return FileResponse(
         file,
@@ -85,21 +85,21 @@ async def get_clip(
 @router.head("/v1/videos/{video_id:path}/thumbnail", include_in_schema=False)
 async def head_thumbnail(video_id: str, backend: CurrentBackend) -> Response:
     """Whether there is a file to take a frame of; nothing is decoded."""
-    await _local_file(backend, video_id)
+    await _local_file(await video_row(backend, video_id))
     return Response(media_type="image/jpeg")
 
 
 @router.head("/v1/videos/{video_id:path}/clip", include_in_schema=False)
 async def head_clip(video_id: str, backend: CurrentBackend) -> Response:
     """Whether there is a file to cut a clip of; nothing is decoded."""
-    await _local_file(backend, video_id)
+    await _local_file(await video_row(backend, video_id))
     return Response(media_type="video/mp4")
 
 
-async def _local_file(backend: Backend, video_id: str) -> Path:
-    """The path of the file, without links. Raises HTTPException if it is not the one that was indexed, or not
-    on this machine."""
-    row = await video_row(backend, video_id)
+async def _local_file(row: Mapping[str, Any]) -> Path:
+    """The path of a video's file, without links. Raises HTTPException if it is not the one that was indexed,
+    or not on this machine."""
+    video_id = row["video_id"]
     if is_remote(row["uri"]):
         raise HTTPException(404, f"the file of the video {video_id[:200]!r} is not on this machine")
     path = await asyncio.to_thread(Path(row["uri"].removeprefix("file://")).resolve)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import unicodedata
 import uuid
 from typing import Annotated
 
@@ -17,7 +16,14 @@ from vmr_ray.serve.ingest import IngestJob, checked_uri
 from vmr_ray.serve.models import AddRequest, IndexedVideo, Job, ServeArgs, VideoList
 from vmr_ray.serve.page_tokens import decode_token, encode_token
 from vmr_ray.serve.routes.common import CurrentBackend, CurrentSettings, video_row
-from vmr_ray.serve.uploads import Uploads, check_media_type, check_size, is_upload, upload_name
+from vmr_ray.serve.uploads import (
+    Uploads,
+    check_media_type,
+    check_size,
+    has_control,
+    is_upload,
+    upload_name,
+)
 
 router = APIRouter(tags=["videos"])
 
@@ -72,7 +78,7 @@ async def add_video(
         raise HTTPException(422, validation_message(error.errors())) from None
     uri = await asyncio.to_thread(checked_uri, video.uri, settings.roots)
     video_id = video.video_id or uri.rpartition("/")[2]
-    if any(unicodedata.category(character) in ("Cc", "Cs") for character in video_id):
+    if has_control(video_id):
         # No address could name it, and so no request could delete it.
         raise HTTPException(422, "video_id: it must not have a line break or another control character")
     job = await backend.add(video_id, uri, video.metadata)

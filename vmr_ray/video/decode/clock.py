@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import av
 
 # As in ffmpeg: longer steps, and steps back, are jumps of the clock and not gaps in the recording.
@@ -26,6 +28,22 @@ class Clock:
         self._step = 0
         self.offset = offset
         self.jumps: list[int] = []
+
+    def packets(
+        self, container: av.container.InputContainer, stream: av.stream.Stream
+    ) -> Iterator[av.Packet]:
+        """The stream's packets on this clock; they end where the file cannot be read further."""
+        packets = container.demux(stream)
+        while True:
+            try:
+                packet = next(packets, None)
+            except av.FFmpegError:
+                return
+            if packet is None:
+                return
+            if packet.size:
+                self.follow(packet)
+            yield packet
 
     def follow(self, packet: av.Packet) -> None:
         """Move the timestamps of the stream's next packet by the jumps so far."""

@@ -229,16 +229,8 @@ def _decoded(
     The frames of an untimed container get the timestamps of its index, in order.
     """
     stamps = iter(() if untimed is None else untimed.pts.tolist())
-    packets, met = container.demux(stream), False
-    while True:
-        try:
-            packet = next(packets, None)
-        except av.FFmpegError:
-            return
-        if packet is None:
-            return
-        if packet.size:
-            clock.follow(packet)
+    met = False
+    for packet in clock.packets(container, stream):
         if not met and packet.is_keyframe and packet.pts is not None:
             met = key is None or packet.pts == key
             key = packet.pts if met else key

@@ -149,17 +149,7 @@ def _decode(
     A damaged packet loses its frames; where the file cannot be read further, the frames end.
     """
     context, mode = stream.codec_context, ""
-    clock = Clock(container, stream)
-    packets = container.demux(stream)
-    while True:
-        try:
-            packet = next(packets, None)
-        except av.FFmpegError:
-            return
-        if packet is None:
-            return
-        if packet.size:
-            clock.follow(packet)
+    for packet in Clock(container, stream).packets(container, stream):
         if needed is not None:
             wanted_mode = "DEFAULT" if packet.pts is None or packet.pts in needed else "NONREF"
             if wanted_mode != mode:
