@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-from ray import serve
 from rich.console import Console
 
 from benchmarks.common.processes import free_port
@@ -18,7 +17,6 @@ def test_both_acts(cluster, small, tmp_path: Path):
     text = io.StringIO()
     out = Console(file=text, width=80)
     index = search_photos(out, tmp_path / "photos", free_port())
-    serve.shutdown()  # Serve would keep this port, and other tests choose one of their own
     train_on_drawn_world(out, tmp_path, train_videos=3, test_videos=2, config=small)
 
     said = text.getvalue()

@@ -62,7 +62,7 @@ def run(directory: Path, stay: bool = True, port: int = 8000) -> None:
     if not stay:
         stop()
         return
-    url = start(index, HOST, port, again=True)
+    url = start(index, HOST, port)
     _line(out, f"Open {url} and ask about the photos in your own words. Ctrl-C stops. Or:")
     body = json.dumps({"query": "a cup of coffee", "top_k": 1})
     _line(out, f"curl -s {url}v1/search -H 'content-type: application/json' -d '{body}'")

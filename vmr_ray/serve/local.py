@@ -25,7 +25,6 @@ def start(
     key_file: str | Path | None = None,
     roots: Sequence[str] = (),
     replicas: int = 1,
-    again: bool = False,
     **settings: Any,
 ) -> str:
     """Deploy the application, wait until it is ready and return its URL.
@@ -34,7 +33,6 @@ def start(
         key_file: API keys; without it, and without keys in VMR_API_KEYS, only this machine is answered.
         roots: directories and URI prefixes from which videos may be added.
         replicas: of each deployment but `Ingest`; with two, one may die or be replaced unnoticed.
-        again: this process has served on this port before and has only withdrawn its application since.
         settings: other fields of `ServeArgs`.
 
     Raises:
@@ -56,8 +54,7 @@ def start(
             f"--host {host} lets other machines use the service: give --key-file FILE (`vmr keys new NAME "
             f"--file FILE` makes a key) or set {ENVIRONMENT}"
         )
-    if not again:
-        check_port(host, port)
+    check_port(host, port)
     application = assemble(
         {
             "index": index,
@@ -84,7 +81,7 @@ def start(
         run(application)
     except BaseException:  # also Ctrl-C
         with silence():
-            serve.delete("vmr")  # else it would start as soon as there is room, on a cluster that stays
+            withdraw()  # else it would start as soon as there is room, on a cluster that stays
         raise
     return f"http://{host}:{port}/"
 
@@ -146,10 +143,15 @@ def serve_until_interrupt() -> None:
 
 
 def withdraw() -> None:
-    """Delete the application. The cluster stays, and what else runs on it."""
+    """Delete the application. The cluster stays, and what else runs on it.
+
+    Serve keeps the port of its first application, so it ends with the last one: the next may have another.
+    """
     from ray import serve
 
-    serve.delete("vmr")  # not serve.shutdown(): another application may run on the cluster
+    serve.delete("vmr")
+    if not serve.status().applications:
+        serve.shutdown()
 
 
 def stop() -> None:
