@@ -11,12 +11,14 @@ from benchmarks.common.processes import free_port
 from vmr_ray.demo.photos import VIDEOS
 from vmr_ray.demo.run import search_photos, train_on_drawn_world
 from vmr_ray.search.searcher import Searcher
+from vmr_ray.serve.local import withdraw
 
 
 def test_both_acts(cluster, small, tmp_path: Path):
     text = io.StringIO()
     out = Console(file=text, width=80)
     index = search_photos(out, tmp_path / "photos", free_port())
+    withdraw()  # as the demo does at its end, when nothing is served any more
     train_on_drawn_world(out, tmp_path, train_videos=3, test_videos=2, config=small)
 
     said = text.getvalue()

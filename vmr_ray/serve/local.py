@@ -149,9 +149,10 @@ def withdraw() -> None:
     """
     from ray import serve
 
-    serve.delete("vmr")
+    if "vmr" in serve.status().applications:
+        serve.delete("vmr")
     if not serve.status().applications:
-        serve.shutdown()
+        serve.shutdown()  # nothing happens if Serve does not run
 
 
 def stop() -> None:
