@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp
 
@@ -13,7 +15,9 @@ from vmr_ray.features import FeatureStore
 from vmr_ray.model.checkpoint import CheckpointInfo
 from vmr_ray.model.inputs import Example
 from vmr_ray.schema import Chunk, StoreSpec, Video
+from vmr_ray.search.tables import VIDEO_SCHEMA, WINDOW_SCHEMA, segment_schema, window_id
 
+IndexRows = tuple[pa.Table, pa.Table, pa.Table]  # of videos, windows and segments
 SPEC = StoreSpec("some-encoder", 4, "fps=1")
 
 
@@ -83,3 +87,24 @@ def checkpoint_info() -> CheckpointInfo:
 def local_client(app: ASGIApp, **options: bool) -> TestClient:
     """A client on the service's own machine: the only one that a service without keys answers."""
     return TestClient(app, base_url="http://127.0.0.1", client=("127.0.0.1", 5000), **options)
+
+
+def index_rows(video_id: str, version: str, start: float, camera: str) -> IndexRows:
+    """An index's rows of a video of eight one-second frames from `start` on: two windows of one segment."""
+    dim = checkpoint_info().dim
+    rng = np.random.default_rng(int(start))
+    video = {"video_id": video_id, "uri": f"/v/{video_id}", "version": version, "frames": 8, "partial": False}
+    video |= {"metadata": json.dumps({"camera": camera}), "duration": start + 8}
+    windows, segments = [], []
+    for first in (0, 4):
+        edges = start + first + np.arange(5.0)
+        name = {"video_id": video_id, "window_id": window_id(first, version, video_id)}
+        states = rng.normal(size=(4, dim)).astype(np.float16).tobytes()
+        windows.append(name | {"edges": edges, "states": states, "core": [0, 4]})
+        place = {"start": edges[0], "end": edges[-1], "tags": [f'camera="{camera}"']}
+        segments.append(name | place | {"vector": rng.normal(size=dim)})
+    return (
+        pa.Table.from_pylist([video], VIDEO_SCHEMA),
+        pa.Table.from_pylist(windows, WINDOW_SCHEMA),
+        pa.Table.from_pylist(segments, segment_schema(dim)),
+    )

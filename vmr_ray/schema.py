@@ -42,12 +42,17 @@ class Annotation:
 
 @dataclass(frozen=True)
 class Moment:
-    """A moment in answer to a query. `score` orders the moments of one query; higher is better."""
+    """A moment in answer to a query. `score` orders the moments of one query; higher is better.
+
+    `probability`, in [0, 1], is that of the moment showing what the query describes; None without a
+    calibrated checkpoint.
+    """
 
     video_id: str
     start: float
     end: float
     score: float
+    probability: float | None = None
 
 
 @dataclass(frozen=True)

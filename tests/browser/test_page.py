@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 import threading
 import time
@@ -163,10 +165,37 @@ def test_the_keyboard_is_enough(page: Page):
 
 def test_more_moments_follow(page: Page):
     search(page)
+    count = page.locator("#results button").count()
+    expect(page.locator("#more")).to_have_text("More moments")
     page.click("#more")
-    cards = page.locator("#results button")
-    expect(cards).not_to_have_count(12)
-    expect(cards.nth(12)).to_be_focused()
+    expect(page.locator("#results button").nth(count)).to_be_focused()
+
+
+def test_less_probable_moments_follow_the_last_one_and_are_pale(page: Page):
+    search(page)
+    page.fill("#scope", page.locator("#results strong").first.get_attribute("title") or "")
+    search(page)
+    cards, more = page.locator("#results button"), page.locator("#more")
+    expect(more).to_have_text("Less probable moments")
+    expect(page.locator("#results .improbable")).to_have_count(0)
+    count = cards.count()
+    more.click()
+    expect(cards.nth(count)).to_be_focused()
+    expect(page.locator("#results .improbable")).to_have_count(cards.count() - count)
+    expect(cards.first.locator("small")).to_have_text(re.compile(r"^\d+ %$"))
+
+
+def test_nothing_found_is_said(page: Page):
+    def certain(route: Route) -> None:
+        body = route.request.post_data_json | {"min_probability": 1}
+        route.continue_(post_data=json.dumps(body))
+
+    page.route("**/v1/search", certain)
+    page.fill("#query", QUERY)
+    page.press("#query", "Enter")
+    expect(page.locator("#status")).to_have_text("Nothing found. Nearest anyway:")
+    expect(page.locator("#results .improbable")).to_have_count(12)
+    expect(page.locator("#more")).to_be_hidden()
 
 
 def test_errors_and_an_unreachable_service_are_shown(page: Page):

@@ -49,7 +49,7 @@ def evaluate(
     model with the videos shuffled among the queries.
     """
     from vmr_ray.evaluation.evaluate import evaluate as run
-    from vmr_ray.evaluation.tables import corpus_table, metrics_table
+    from vmr_ray.evaluation.tables import corpus_table, metrics_table, presence_table
 
     settings = read_config(config, set_, {"evaluate.corpus_queries": max_queries})
     with waiting("evaluating"):
@@ -60,6 +60,8 @@ def evaluate(
         print_json(asdict(result))
         return
     out.print(metrics_table(result))
+    if result.presence:
+        out.print(presence_table(result.presence))
     if result.corpus:
         out.print(corpus_table(result.corpus))
     if report is not None:

@@ -23,6 +23,7 @@ from vmr_ray.cli.common import (
 from vmr_ray.cli.play import cut, play
 from vmr_ray.cli.show import moments_table
 from vmr_ray.errors import VmrError
+from vmr_ray.search.result import headline
 from vmr_ray.storage import refuse_input
 
 Filter = dict[str, list[str | int | float | bool]]
@@ -46,6 +47,12 @@ def search(
         ),
     ] = None,
     min_score: Annotated[float | None, typer.Option(help="leave out moments with a lower score")] = None,
+    min_probability: Annotated[
+        float | None,
+        typer.Option(
+            help="leave out moments that are less probable, 0 to 1; default: the checkpoint's own limit"
+        ),
+    ] = None,
     group_by: Annotated[
         GroupBy, typer.Option(help="`video`: only the best moment of each video")
     ] = GroupBy.moment,
@@ -65,14 +72,21 @@ def search(
         searcher = Searcher(index_, settings)
     with waiting("searching"):
         result = searcher.search(
-            query, max(top_k, rank), video, filter=wanted, min_score=min_score, group_by=group_by.value
+            query,
+            max(top_k, rank),
+            video,
+            filter=wanted,
+            min_score=min_score,
+            min_probability=min_probability,
+            group_by=group_by.value,
         )
     if as_json:
         print_json(asdict(result))
-    elif not result.moments:
-        out.print("nothing found")
     else:
-        out.print(moments_table(result, out.width, out.is_terminal))
+        if not result.moments:
+            out.print(headline(result))
+        if result.moments or result.nearest:
+            out.print(moments_table(result, out.width, out.is_terminal))
     if clip is None and not play_:
         return
     if len(result.moments) < rank:

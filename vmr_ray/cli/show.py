@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from vmr_ray.cli.common import plain
-from vmr_ray.search.result import timecode
+from vmr_ray.search.result import rating, rating_name, timecode
 
 if TYPE_CHECKING:
     from vmr_ray.search.searcher import SearchResult
@@ -19,7 +19,8 @@ def moments_table(result: SearchResult, width: int, styled: bool = True) -> Tabl
     Without `styled`, for output into a pipe: no frame, colour or timeline, and one line for each moment.
     """
     table = Table() if styled else Table(box=None, pad_edge=False)
-    for name in ("", "video", "start", "end", "score"):
+    moments = result.moments or result.nearest
+    for name in ("", "video", "start", "end", rating_name(moments)):
         table.add_column(
             name,
             justify="left" if name == "video" else "right",
@@ -29,9 +30,9 @@ def moments_table(result: SearchResult, width: int, styled: bool = True) -> Tabl
     bar = min(40, width - 60) if styled else 0  # characters of a timeline
     if bar >= 10:
         table.add_column("place in the video", no_wrap=True)
-    for rank, moment in enumerate(result.moments, start=1):
+    for rank, moment in enumerate(moments, start=1):
         start, end = timecode(moment.start), timecode(moment.end)
-        row = [str(rank), plain(moment.video_id), start, end, f"{moment.score:.2f}"]
+        row = [str(rank), plain(moment.video_id), start, end, rating(moment)]
         if bar >= 10:
             length = result.durations.get(moment.video_id, moment.end)
             line = timeline(moment.start, moment.end, length, bar)
@@ -40,7 +41,7 @@ def moments_table(result: SearchResult, width: int, styled: bool = True) -> Tabl
                 f"[dim]{line[:first]}[/][bold green]{line[first:last]}[/][dim]{line[last:]}[/] "
                 f"{timecode(length)}"
             )
-        table.add_row(*row)
+        table.add_row(*row, style=None if result.found else "dim")
     return table
 
 

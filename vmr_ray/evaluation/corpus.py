@@ -11,10 +11,14 @@ import pyarrow as pa
 from vmr_ray.config import SearchConfig
 from vmr_ray.errors import VmrError
 from vmr_ray.evaluation.metrics import candidate_recall, corpus_metrics
+from vmr_ray.evaluation.presence import auroc, calibration_error, rejection, reliability, together
 from vmr_ray.evaluation.result import CorpusMetrics
 from vmr_ray.model.checkpoint import CheckpointInfo
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vmr_ray.search.result import SearchResult
     from vmr_ray.search.searcher import Searcher
 
 TOP_K = (1, 5, 10, 100)
@@ -54,7 +58,8 @@ def search_corpus(searcher: Searcher, table: pa.Table, max_queries: int) -> Corp
         )
     drawn = np.random.default_rng(0).permutation(len(rows))[:max_queries]
     queries = [rows[i] for i in sorted(drawn)]
-    results = [searcher.search(row["query"], max(TOP_K)) for row in queries]
+    # Improbable moments count too: what leaving them out costs is measured apart.
+    results = [searcher.search(row["query"], max(TOP_K), min_probability=0) for row in queries]
     return CorpusMetrics(
         metrics=corpus_metrics(
             [[(m.video_id, m.start, m.end) for m in result.moments] for result in results],
@@ -69,4 +74,32 @@ def search_corpus(searcher: Searcher, table: pa.Table, max_queries: int) -> Corp
         annotated=len(rows),
         not_indexed=len(table) - len(rows),
         videos=len(indexed),
+        presence=_presence(searcher, results, [row["video_id"] for row in queries]),
     )
+
+
+def _presence(
+    searcher: Searcher, results: Sequence[SearchResult], video_ids: Sequence[str]
+) -> dict[str, float] | None:
+    """Whether an answer's probability tells if the index has the query's video; None without a calibration.
+
+    Without that video the answer would have the same moments, but for those of the video.
+    """
+    presence = searcher.predictor.info.presence
+    if presence is None:
+        return None
+    shown, absent = [], []
+    windows = searcher.tables.count_windows()
+    for result, video_id in zip(results, video_ids, strict=True):
+        best: dict[str, float] = {}
+        for moment in result.moments:
+            best.setdefault(moment.video_id, moment.score)
+        shown.append(presence.of_any(list(best.values()), windows))
+        best.pop(video_id, None)
+        absent.append(presence.of_any(list(best.values()), windows - 1))
+    truth, probabilities = together(shown, absent)
+    return {
+        "auroc": 100 * auroc(truth, probabilities),
+        "ece": 100 * calibration_error(reliability(truth, probabilities)),
+        "rejection_at_95": 100 * rejection(truth, probabilities, 0.95),
+    }

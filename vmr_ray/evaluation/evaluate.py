@@ -16,12 +16,13 @@ import pyarrow.parquet as pq
 
 from vmr_ray.annotations import AnnotationSet, AnnotationSource
 from vmr_ray.config import EvaluateConfig, SearchConfig
-from vmr_ray.evaluation.controls import constant_metrics
+from vmr_ray.evaluation.controls import constant_metrics, derangement
 from vmr_ray.evaluation.corpus import open_index, search_corpus
 from vmr_ray.evaluation.inputs import EvaluationInputs, open_inputs
-from vmr_ray.evaluation.metrics import ConstantSpan, moment_metrics
+from vmr_ray.evaluation.metrics import ConstantSpan, best_iou, moment_metrics
+from vmr_ray.evaluation.presence import presence_metrics, probabilities, reliability, together
 from vmr_ray.evaluation.qvhighlights import best_constant_metrics, qvhighlights_metrics, saliency_metrics
-from vmr_ray.evaluation.result import Evaluation, QVHighlightsMetrics
+from vmr_ray.evaluation.result import Evaluation, PresenceMetrics, QVHighlightsMetrics
 from vmr_ray.evaluation.retrieval import answer_queries
 from vmr_ray.storage import filesystem, join, refuse_input, replacing, write_json
 
@@ -87,7 +88,36 @@ def _measure(inputs: EvaluationInputs, table: pa.Table, searcher: Searcher | Non
         version=inputs.info.version,
         corpus=None if searcher is None else search_corpus(searcher, table, config.corpus_queries),
         qvhighlights=_measure_qvhighlights(inputs, table) if inputs.is_qvhighlights else None,
+        presence=_measure_presence(inputs, table),
     )
+
+
+def _measure_presence(inputs: EvaluationInputs, table: pa.Table) -> PresenceMetrics | None:
+    shown, shuffled = _best_scores(table, "predicted"), _best_scores(table, "shuffled")
+    # A query that the other video has too may be true of it.
+    videos = list(inputs.groups)
+    asked = {video: {a.query for a in rows} for video, rows in inputs.groups.items()}
+    others = dict(zip(videos, (videos[i] for i in derangement(len(videos))), strict=True))
+    rows = zip(table["video_id"].to_pylist(), table["query"].to_pylist(), strict=True)
+    elsewhere = shuffled[[query not in asked[others[video]] for video, query in rows]]
+    if not len(elsewhere):
+        return None
+    presence, lost, diagram = inputs.info.presence, None, []
+    if presence is not None:
+        kept = probabilities(shown, presence) >= presence.min_probability
+        hit = best_iou(_spans(table, "predicted"), table["truth"].to_pylist(), 1)[:, 0] >= 0.5
+        lost = 100 * float((hit & ~kept).mean())
+        truth, scores = together(shown, elsewhere)
+        diagram = reliability(truth, probabilities(scores, presence))
+    absent = table["absent_score"].to_numpy()
+    return PresenceMetrics(
+        presence_metrics(shown, elsewhere, presence), presence_metrics(shown, absent, presence), lost, diagram
+    )
+
+
+def _best_scores(table: pa.Table, column: str) -> np.ndarray:
+    """[Q] the score of every query's first answer."""
+    return np.array([ranked[0][2] for ranked in table[column].to_pylist()])
 
 
 def _measure_qvhighlights(inputs: EvaluationInputs, table: pa.Table) -> QVHighlightsMetrics:

@@ -11,6 +11,27 @@ _QVHIGHLIGHTS_SUMMARY = (
 
 
 @dataclass(frozen=True)
+class PresenceMetrics:
+    """How well the model knows whether what a query describes is shown at all.
+
+    Queries in videos that show it are compared with about as many in videos that do not.
+
+    other_videos: the same queries, each in another video.
+    absent: sentences about things that hardly any video shows, in the queries' own videos.
+        Of both, percentages: `auroc`, `auprc`, `rejection_at_95` and `rejection_at_99` (absent queries that
+        are rejected where so many of the shown ones are kept). With a calibrated checkpoint also `ece`, the
+        expected calibration error, and `rejected`, the absent queries below its `min_probability`.
+    r1_at_05_lost: points of R@1 IoU=0.5 that `min_probability` costs; None without a calibration.
+    reliability: the diagram of `other_videos`, see `presence.reliability`; empty without a calibration.
+    """
+
+    other_videos: dict[str, float]
+    absent: dict[str, float]
+    r1_at_05_lost: float | None
+    reliability: list[dict[str, float]]
+
+
+@dataclass(frozen=True)
 class CorpusMetrics:
     """Search in a whole index.
 
@@ -21,6 +42,9 @@ class CorpusMetrics:
     annotated: queries whose video is in the index; `queries` were drawn from these.
     not_indexed: queries whose video is not in the index.
     videos: in the index.
+    presence: percentages, `auroc`, `ece` and `rejection_at_95` as in `PresenceMetrics`: of the answers'
+        probability that anything fits, with the query's video in the index and without it. None without a
+        calibrated checkpoint.
     """
 
     metrics: dict[str, float]
@@ -30,6 +54,7 @@ class CorpusMetrics:
     annotated: int
     not_indexed: int
     videos: int
+    presence: dict[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +86,7 @@ class Evaluation:
     version: of the checkpoint, the checksum of its weights.
     corpus: if an index was given.
     qvhighlights: if the annotations are in that benchmark's format.
+    presence: whether the model knows what is not there, unless all videos have the same queries.
     """
 
     model: dict[str, float]
@@ -73,3 +99,4 @@ class Evaluation:
     version: str
     corpus: CorpusMetrics | None = None
     qvhighlights: QVHighlightsMetrics | None = None
+    presence: PresenceMetrics | None = None

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from vmr_ray.evaluation.absent import ABSENT
 from vmr_ray.evaluation.controls import derangement
 from vmr_ray.evaluation.inputs import EvaluationInputs
 from vmr_ray.evaluation.qvhighlights import clip_scores
@@ -29,6 +31,7 @@ _ANSWER = pa.schema(
         ("truth", _SPANS),  # [start, end] in seconds
         ("predicted", _SPANS),  # ranked [start, end, score]
         ("shuffled", _SPANS),  # the same, answered from another video
+        ("absent_score", pa.float64()),  # the best in the own video for a sentence of `absent.ABSENT`
         ("clip_scores", _SCORES),  # of QVHighlights' clips; empty without saliency or membership
         ("shuffled_clip_scores", _SCORES),
     ]
@@ -105,12 +108,17 @@ class _AnswerQueries:
     def predictor(self) -> Predictor:
         return load_predictor(self.checkpoint)  # by the first call, see `_Encode` in embed.py
 
+    @cached_property
+    def _absent_tokens(self) -> list[np.ndarray]:
+        return list(self.predictor.text(list(ABSENT)))
+
     def __call__(self, batch: pa.Table) -> pa.Table:
         items = batch.to_pylist()
         texts = [query for item in items for query in item["queries"]]
         tokens = dict(zip(texts, self.predictor.text(texts), strict=True))
         own = [self._example(item, item["files"], tokens) for item in items]
         other = [self._example(item, item["other_files"], tokens) for item in items]
+        absent = [self._absent(item, example) for item, example in zip(items, own, strict=True)]
         columns = {
             "row": [item["first_row"] + i for item in items for i in range(len(item["queries"]))],
             "video_id": [e.video_id for e in own for _ in e.queries],
@@ -119,6 +127,7 @@ class _AnswerQueries:
             "truth": [spans for e in own for spans in e.spans],
             "predicted": retrieve(self.predictor, own, self.answers, self.nms),
             "shuffled": retrieve(self.predictor, other, self.answers, self.nms),
+            "absent_score": [spans[0][2] for spans in retrieve(self.predictor, absent, 1, self.nms)],
             "clip_scores": self._clip_scores(items, own),
             "shuffled_clip_scores": self._clip_scores(items, other),
         }
@@ -135,6 +144,12 @@ class _AnswerQueries:
             [tokens[q] for q in item["queries"]],
             item["spans"],
         )
+
+    def _absent(self, item: dict[str, Any], example: Example) -> Example:
+        """The video with as many sentences of `ABSENT` as it has queries; over all videos they take turns."""
+        numbers = [(item["first_row"] + i) % len(ABSENT) for i in range(len(example.queries))]
+        tokens = [self._absent_tokens[number] for number in numbers]
+        return replace(example, queries=[ABSENT[number] for number in numbers], tokens=tokens)
 
     def _clip_scores(self, items: list[dict[str, Any]], examples: list[Example]) -> list[list[float]]:
         """Of every query the scores of its clips; none for a query without saliency or without membership."""

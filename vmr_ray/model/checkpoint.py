@@ -17,6 +17,7 @@ from safetensors.torch import load, save
 from vmr_ray.config import ModelConfig, validated
 from vmr_ray.errors import VmrError, one_line
 from vmr_ray.model.cross_interaction import CrossInteraction
+from vmr_ray.model.presence import Presence
 from vmr_ray.model.similarity_network import SimilarityNetwork
 from vmr_ray.schema import Fit, StoreSpec
 from vmr_ray.storage import join, read_bytes, read_json, write_bytes
@@ -60,6 +61,7 @@ class CheckpointInfo(BaseModel):
     token_dim: int
     epoch: int = 0
     metrics: dict[str, float] = {}
+    presence: Presence | None = None
     constants: dict[str, Any] = {}  # see evaluation/controls.py, fit_constants
 
     @model_serializer(mode="wrap")

@@ -31,6 +31,7 @@ from vmr_ray.model.checkpoint import CheckpointInfo, Similarity
 from vmr_ray.model.cross_interaction import Heads
 from vmr_ray.model.inputs import pad
 from vmr_ray.model.predictor import Queries, VideoInput, encode_in_windows
+from vmr_ray.model.presence import Presence
 from vmr_ray.model.similarity_network import SimilarityNetwork, contrasted
 from vmr_ray.model.spans import PEAK, ScoredSpan, decode_spans, peak
 from vmr_ray.model.windows import Window
@@ -38,6 +39,11 @@ from vmr_ray.schema import StoreSpec
 
 _BATCH = 64  # pairs compared at once
 _REFINED_SAMPLING = "fps=1"
+# Fitted to slideshows of captioned photos by `tools/presence.py`.
+_PRESENCE = {
+    EVERYDAY: Presence(slope=0.77, intercept=-1.54, min_probability=0.26),
+    MULTILINGUAL: Presence(slope=0.58, intercept=-1.17, min_probability=0.30),
+}
 
 
 def similarity_checkpoint(spec: StoreSpec, root: str, encoder: str | None = None) -> CheckpointInfo:
@@ -73,6 +79,7 @@ def similarity_checkpoint(spec: StoreSpec, root: str, encoder: str | None = None
         fit=spec.fit,
         text_encoder=SENTENCE + name,
         token_dim=dual.dim,
+        presence=_PRESENCE.get(name),
     )
     if name in (EVERYDAY, MULTILINGUAL) and spec.sampling == _REFINED_SAMPLING:
         return info.with_weights(shipped_weights())

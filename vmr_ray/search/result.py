@@ -28,6 +28,8 @@ class SearchRequest:
         video_ids: search these videos only.
         filter: search only videos whose metadata has this value (or one of these values) in each field.
         min_score: leave out moments with a lower score.
+        min_probability: leave out moments with a lower probability, 0 to 1; default: the checkpoint's, at
+            which few true moments are lost. 0 leaves none out.
         group_by: "moment", or "video" for the best moment of each video only.
         offset: skip this many of the best moments: the next page begins at `offset + top_k`.
         saliency: also return how well each frame of the found videos fits.
@@ -38,6 +40,7 @@ class SearchRequest:
     video_ids: Sequence[str] | None = None
     filter: Filter | None = None
     min_score: float | None = None
+    min_probability: float | None = None
     group_by: Literal["moment", "video"] = "moment"
     offset: int = 0
     saliency: bool = False
@@ -55,6 +58,8 @@ class SearchRequest:
             raise VmrError(f"top_k is {self.top_k}: it must be 1 to {config.max_top_k}")
         if self.offset < 0:
             raise VmrError(f"offset is {self.offset}: it must be at least 0")
+        if self.min_probability is not None and not 0 <= self.min_probability <= 1:
+            raise VmrError(f"min_probability is {self.min_probability}: it must be 0 to 1")
         if self.video_ids is not None and not self.video_ids:
             raise VmrError("video_ids is empty: name a video, or leave it out to search all")
 
@@ -80,7 +85,11 @@ class SearchResult:
         more: whether a next page has moments.
         model_version: the checksum of the checkpoint that ranked.
         saliency: by video_id, for the videos of the moments, if it was requested.
-        durations: seconds by video_id, for the videos of the moments.
+        durations: seconds by video_id, for the videos of the moments and of the nearest ones.
+        found: whether any moment is probable enough, on this page or another one.
+        nearest: the best moments that are too improbable, if none is probable enough.
+        probability: that any of the searched videos shows what the query describes, in [0, 1]; None without a
+            calibrated checkpoint.
     """
 
     query: str
@@ -91,6 +100,9 @@ class SearchResult:
     model_version: str = ""
     saliency: dict[str, Saliency] = field(default_factory=dict)
     durations: dict[str, float] = field(default_factory=dict)
+    found: bool = True
+    nearest: list[Moment] = field(default_factory=list)
+    probability: float | None = None
 
     def __str__(self) -> str:
         return as_text(self)
@@ -107,33 +119,57 @@ def timecode(seconds: float) -> str:
 
 
 def as_text(result: SearchResult) -> str:
-    """The query and one line a moment: rank, video, start, end, score."""
-    width = max((len(m.video_id) for m in result.moments), default=0)
+    """The query and one line a moment: rank, video, start, end, rating."""
+    moments = result.moments or result.nearest
+    width = max((len(m.video_id) for m in moments), default=0)
     lines = [
-        f"{rank:2}  {m.video_id:{width}}  {timecode(m.start):>7} - {timecode(m.end):>7}  {m.score:7.2f}"
-        for rank, m in enumerate(result.moments, start=1)
+        f"{rank:2}  {m.video_id:{width}}  {timecode(m.start):>7} - {timecode(m.end):>7}  {rating(m):>7}"
+        for rank, m in enumerate(moments, start=1)
     ]
-    return "\n".join([f"{result.query!r}: {len(lines)} moments", *lines])
+    return "\n".join([f"{result.query!r}: {headline(result)}", *lines])
+
+
+def headline(result: SearchResult) -> str:
+    """How many moments were found: what stands above them."""
+    if result.found:
+        return f"{len(result.moments)} moments"
+    return "nothing found; nearest anyway:" if result.nearest else "nothing found"
+
+
+def rating(moment: Moment) -> str:
+    """The probability, 0.873 -> 87 %, or without one the score. Neither certainty is ever claimed."""
+    if moment.probability is None:
+        return f"{moment.score:.2f}"
+    return f"{min(max(round(100 * moment.probability), 1), 99)} %"
+
+
+def rating_name(moments: Sequence[Moment]) -> str:
+    """The heading of a column of `rating`."""
+    return "score" if all(moment.probability is None for moment in moments) else "probable"
 
 
 def as_html(result: SearchResult) -> str:
     """A table whose last column shows where in its video each moment lies. All text is escaped."""
-    rows = []
-    for rank, m in enumerate(result.moments, start=1):
+    moments, rows = result.moments or result.nearest, []
+    style = "" if result.found else ' style="opacity: .55"'
+    for rank, m in enumerate(moments, start=1):
         length = max(result.durations.get(m.video_id, m.end), m.end, 1e-9)
         left, width = 200 * m.start / length, max(2.0, 200 * (m.end - m.start) / length)
         bar = (
             '<svg width="200" height="10" role="img"><rect y="4" width="200" height="2" fill="#999"/>'
             f'<rect x="{min(left, 198):.1f}" width="{width:.1f}" height="10" rx="2" fill="#2a7"/></svg>'
         )
-        cells = (rank, m.video_id, timecode(m.start), timecode(m.end), f"{m.score:.2f}")
+        cells = (rank, m.video_id, timecode(m.start), timecode(m.end), rating(m))
         rows.append(
-            "<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in cells) + f"<td>{bar}</td></tr>"
+            f"<tr{style}>"
+            + "".join(f"<td>{escape(str(cell))}</td>" for cell in cells)
+            + f"<td>{bar}</td></tr>"
         )
     head = "".join(
-        f"<th>{name}</th>" for name in ("", "video", "start", "end", "score", "place in the video")
+        f"<th>{name}</th>"
+        for name in ("", "video", "start", "end", rating_name(moments), "place in the video")
     )
     return (
-        f"<table><caption>{escape(result.query)}</caption><thead><tr>{head}</tr></thead>"
+        f"<table><caption>{escape(result.query)}: {headline(result)}</caption><thead><tr>{head}</tr></thead>"
         f"<tbody>{''.join(rows)}</tbody></table>"
     )

@@ -93,6 +93,8 @@ class Searcher:
         for i, request in enumerate(requests):
             try:
                 request.check(self.config)
+                if request.min_probability and self.predictor.info.presence is None:
+                    raise VmrError("this index has no calibrated probabilities: leave min_probability out")
                 valid.append(i)
             except VmrError as error:
                 answers[i] = error
@@ -171,16 +173,16 @@ class Searcher:
         candidates: Sequence[Sequence[str]],
         windows: Mapping[str, Window],
     ) -> list[dict[str, list[ScoredSpan]]]:
-        """For every query the spans by video, as the network scores them in the query's candidates."""
+        """For every query the spans by window_id, as the network scores them in the query's candidates."""
         positions = {window_id: i for i, window_id in enumerate(windows)}
-        loaded = list(windows.values())
         # A window whose video was deleted in the meantime has not been loaded.
-        pairs = [(positions[w], q) for q, ids in enumerate(candidates) for w in ids if w in positions]
+        found = [(w, q) for q, ids in enumerate(candidates) for w in ids if w in positions]
+        pairs = [(positions[w], q) for w, q in found]
         top_k = max(_end_of_page(request) for request in requests) + 1  # one more shows if a page follows
-        ranked = self.predictor.rank(loaded, queries, pairs, top_k, self.config.nms)
+        ranked = self.predictor.rank(list(windows.values()), queries, pairs, top_k, self.config.nms)
         spans: list[dict[str, list[ScoredSpan]]] = [{} for _ in requests]
-        for (w, q), window_spans in zip(pairs, ranked, strict=True):
-            spans[q].setdefault(loaded[w].video_id, []).extend(window_spans)
+        for (window_id, q), window_spans in zip(found, ranked, strict=True):
+            spans[q][window_id] = window_spans
         return spans
 
     def _result(
@@ -191,33 +193,58 @@ class Searcher:
         windows: Mapping[str, Window],
         spans: Mapping[str, list[ScoredSpan]],
     ) -> SearchResult:
-        """The answer to a request whose query is number `query` and whose candidates are `windows`."""
+        """The answer to a request whose query is number `query`, whose candidates are `windows`, and whose
+        spans in them are `spans`, by window_id."""
         moments = self._moments(request, spans)
-        page = moments[request.offset : _end_of_page(request)]
-        shown = {moment.video_id for moment in page}
+        probable = self._probable(request, moments)
+        page = probable[request.offset : _end_of_page(request)]
+        nearest = [] if probable else moments[request.offset : _end_of_page(request)]
+        shown = {moment.video_id for moment in (*page, *nearest)}
         shown_windows = {name: window for name, window in windows.items() if window.video_id in shown}
         saliency = self._saliency(list(shown_windows.values()), queries, query) if request.saliency else {}
         return SearchResult(
             request.query.strip(),
             page,
-            candidates=list(spans),
-            more=len(moments) > _end_of_page(request),
+            candidates=list(dict.fromkeys(map(video_of, spans))),
+            more=len(probable) > _end_of_page(request),
             model_version=self.version,
             saliency=saliency,
             durations=self._durations_of(shown_windows),
+            found=bool(probable),
+            nearest=nearest,
+            probability=self._probability(request, spans),
         )
 
     def _moments(self, request: SearchRequest, spans: Mapping[str, list[ScoredSpan]]) -> list[Moment]:
         """The moments of all videos, best first and without overlaps: enough for the page and one more."""
         limit = 1 if request.group_by == "video" else _end_of_page(request) + 1
+        presence = self.predictor.info.presence
+        of_videos: dict[str, list[ScoredSpan]] = {}
+        for window_id, window_spans in spans.items():
+            of_videos.setdefault(video_of(window_id), []).extend(window_spans)
         moments = [
-            Moment(video_id, *span)
-            for video_id, video_spans in spans.items()
+            Moment(video_id, *span, None if presence is None else presence.probability(span[2]))
+            for video_id, video_spans in of_videos.items()
             for span in nms(video_spans, self.config.nms, limit)
         ]
         if request.min_score is not None:
             moments = [moment for moment in moments if moment.score >= request.min_score]
         return sorted(moments, key=lambda moment: (-moment.score, moment.video_id, moment.start))
+
+    def _probable(self, request: SearchRequest, moments: list[Moment]) -> list[Moment]:
+        """The moments that are probable enough for the request; all of them without a calibration."""
+        lowest = request.min_probability
+        if lowest is None and self.predictor.info.presence is not None:
+            lowest = self.predictor.info.presence.min_probability
+        return [m for m in moments if m.probability is None or lowest is None or m.probability >= lowest]
+
+    def _probability(self, request: SearchRequest, spans: Mapping[str, list[ScoredSpan]]) -> float | None:
+        """That any of the searched videos shows the query; None without a calibration."""
+        presence = self.predictor.info.presence
+        if presence is None:
+            return None
+        best = [window_spans[0][2] for window_spans in spans.values() if window_spans]
+        return presence.of_any(best, self.tables.count_windows(request.video_ids, request.filter))
 
     def _saliency(self, windows: Sequence[Window], queries: Queries, query: int) -> dict[str, Saliency]:
         """By video, how surely the frames of these windows belong to the query's moment."""

@@ -170,6 +170,14 @@ class IndexTables:
         search = self.windows.search().where(_where_in("window_id", window_ids))
         return list(search.limit(len(window_ids)).to_arrow().to_pylist())
 
+    def count_windows(self, video_ids: Collection[str] | None = None, filter: Filter | None = None) -> int:
+        """How many windows a search looks through; in a part of the index estimated from its segments."""
+        windows = int(self.windows.count_rows())
+        condition = _where(video_ids, filter)
+        if condition is None:
+            return windows
+        return round(windows * self.segments.count_rows(condition) / max(1, self.segments.count_rows()))
+
     def read_segments(self, video_ids: Collection[str], limit: int) -> SegmentRows | None:
         """All segments of these videos; None if there are more than `limit`."""
         search = self.segments.search().where(_where_in("video_id", sorted(video_ids)))
@@ -206,10 +214,8 @@ class IndexTables:
             search = search.minimum_nprobes(partitions).maximum_nprobes(0)
         else:
             search = search.nprobes(partitions)
-        conditions = [_where_in("video_id", video_ids)] if video_ids is not None else []
-        conditions += [_where_tagged(key, wanted) for key, wanted in (filter or {}).items()]
-        if conditions:
-            search = search.where(" AND ".join(conditions), prefilter=True)
+        if condition := _where(video_ids, filter):
+            search = search.where(condition, prefilter=True)
         nearest = search.select(["window_id", "_distance"]).limit(limit).to_arrow()
         return list(dict.fromkeys(nearest["window_id"].to_pylist()))
 
@@ -371,6 +377,13 @@ def _text(value: str) -> str:
 
 def _where_in(column: str, values: Iterable[str]) -> str:
     return f"{column} IN ({', '.join(map(_text, values))})"
+
+
+def _where(video_ids: Collection[str] | None, filter: Filter | None) -> str | None:
+    """The condition of a search on its segments; None if it has none."""
+    conditions = [_where_in("video_id", video_ids)] if video_ids is not None else []
+    conditions += [_where_tagged(key, wanted) for key, wanted in (filter or {}).items()]
+    return " AND ".join(conditions) or None
 
 
 def _where_tagged(key: str, wanted: Any) -> str:

@@ -89,6 +89,13 @@ class SearchBody(BaseModel):
         examples=[{"camera": "north", "year": [2024, 2025]}],
     )
     min_score: FiniteFloat | None = Field(None, description="leave out moments that score lower")
+    min_probability: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="leave out moments that are less probable; default: the checkpoint's own limit, at which "
+        "few true moments are lost; 0 leaves none out",
+    )
     group_by: Literal["moment", "video"] = Field(
         "moment", description="video: only the best moment of each video"
     )
@@ -113,6 +120,11 @@ class FoundMoment(BaseModel):
     start: float
     end: float
     score: float = Field(description="ranks the moments of one query across all videos; higher is better")
+    probability: float | None = Field(
+        None,
+        description="that the moment shows what the query describes, 0 to 1; null if the checkpoint is not "
+        "calibrated",
+    )
     thumbnail: str | None = Field(None, description="address of the frame at its middle, if included")
 
 
@@ -129,6 +141,15 @@ class SearchResponse(BaseModel):
     model_config = ConfigDict(protected_namespaces=())
 
     results: list[FoundMoment]
+    found: bool = Field(description="whether any moment is probable enough, on this page or an earlier one")
+    nearest: list[FoundMoment] = Field(
+        [], description="if nothing is found, the best of the moments that are too improbable"
+    )
+    probability: float | None = Field(
+        None,
+        description="that any of the searched videos shows what the query describes, 0 to 1; null if the "
+        "checkpoint is not calibrated",
+    )
     next_page_token: str | None = Field(None, description="page_token of the next page, if there is one")
     saliency: dict[str, SaliencyCurve] | None = Field(None, description="by video_id, if included")
     model_version: str = Field(description="checksum of the checkpoint that ranked")

@@ -24,7 +24,7 @@ def draw_queries(example: Example, max_queries: int, rng: np.random.Generator) -
         times_drawn[spans] = times_drawn.get(spans, 0) + 1
         rounds.append((times_drawn[spans], i))
     order = sorted(rounds, key=lambda pair: pair[0])
-    return _take(example, [i for _, i in order[:max_queries]])
+    return take_queries(example, [i for _, i in order[:max_queries]])
 
 
 def drop_tokens(tokens: np.ndarray, keep: float, max_tokens: int, rng: np.random.Generator) -> np.ndarray:
@@ -96,10 +96,11 @@ def _part(example: Example, first: int, last: int) -> Example:
         edges=example.edges[first : last + 1],
         spans=spans,
     )
-    return _take(part, [i for i, inside in enumerate(spans) if inside])
+    return take_queries(part, [i for i, inside in enumerate(spans) if inside])
 
 
-def _take(example: Example, keep: Sequence[int]) -> Example:
+def take_queries(example: Example, keep: Sequence[int]) -> Example:
+    """The video with these of its queries only."""
     return replace(
         example,
         queries=[example.queries[i] for i in keep],

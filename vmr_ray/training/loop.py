@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from itertools import chain
 from typing import Any
@@ -15,20 +14,20 @@ import torch
 from torch import Tensor, nn
 
 from vmr_ray.config import Config
-from vmr_ray.evaluation.metrics import moment_metrics
 from vmr_ray.model.checkpoint import CheckpointInfo
 from vmr_ray.model.inputs import Example
 from vmr_ray.model.loader import predictor_of
-from vmr_ray.model.predictor import Predictor, retrieve
+from vmr_ray.model.presence import Presence
 from vmr_ray.training.augment import compose, draw_queries, drop_tokens
 from vmr_ray.training.batches import collate, crop
 from vmr_ray.training.objective import objective_of
-from vmr_ray.training.processes import gather_objects, mean_of_processes
+from vmr_ray.training.processes import mean_of_processes
 from vmr_ray.training.resume import find_checkpoint
 from vmr_ray.training.rows import CachedRows
 from vmr_ray.training.schedule import TrainingClock, lr_factor, out_of_patience
 from vmr_ray.training.stretches import compose_stretches, stretches_in
 from vmr_ray.training.trainer_state import TrainingState, load_state, restore_optimizer, save_state
+from vmr_ray.training.validation import validate
 
 _MAX_TOKENS = 16  # of a query in training: longer rows cost time and teach little
 _VALIDATION_BATCH = 16  # videos
@@ -89,12 +88,13 @@ def train_loop(job: dict[str, Any]) -> None:
         # Validation and checkpoint.
         if clock.validation_due or not clock.has_next_epoch():
             batches = val_rows.batches(_VALIDATION_BATCH)
-            row |= validate(trainer.predictor, batches, rank, world, config.evaluate.nms)
+            metrics, presence = validate(trainer.predictor, batches, rank, world, config.evaluate.nms)
+            row |= metrics
             history.append(row)
             with tempfile.TemporaryDirectory() as directory:
                 saved = None
                 if rank == 0:
-                    trainer.save(directory, history)
+                    trainer.save(directory, history, presence)
                     saved = ray.train.Checkpoint.from_directory(directory)
                 ray.train.report(row, checkpoint=saved)  # a barrier: every process must call it
             clock.end_validation()
@@ -208,9 +208,10 @@ class Trainer:
         self.average.update_parameters(self.network)
         return terms, len(batch.video)
 
-    def save(self, directory: str, history: list[dict[str, float]]) -> None:
-        """Write a checkpoint; the last row of `history` is its metrics."""
-        info = self.info.model_copy(update={"epoch": self.clock.epoch, "metrics": history[-1]})
+    def save(self, directory: str, history: list[dict[str, float]], presence: Presence | None = None) -> None:
+        """Write a checkpoint; the last row of `history` is its metrics, `presence` its calibration."""
+        measured = {"epoch": self.clock.epoch, "metrics": history[-1], "presence": presence}
+        info = self.info.model_copy(update=measured)
         network = self.network
         clock = self.clock.to_save()
         save_state(directory, info, network, self.average, self.optimizer, clock, history)
@@ -243,21 +244,3 @@ def augmented(examples: list[Example], config: Config, rng: np.random.Generator)
     for example in examples:
         example.tokens = [drop_tokens(t, settings.keep_tokens, _MAX_TOKENS, rng) for t in example.tokens]
     return examples
-
-
-def validate(
-    predictor: Predictor, batches: Iterator[list[Example]], rank: int, world: int, nms: float
-) -> dict[str, float]:
-    """Moment metrics (percent) of all rows. Every process sees all rows and computes its share of them."""
-    predictions: list[np.ndarray] = []
-    truths: list[np.ndarray] = []
-    for examples in batches:
-        # Shared out by name, because the processes read the rows in different orders.
-        own = [e for e in examples if zlib.crc32(e.video_id.encode()) % world == rank]
-        if own:
-            predictions += [np.asarray(spans)[:, :2] for spans in retrieve(predictor, own, 5, nms)]
-            truths += [np.asarray(spans) for e in own for spans in e.spans]
-    metrics = moment_metrics(predictions, truths) if truths else {}
-    parts = [(count, row) for count, row in gather_objects((len(truths), metrics), world) if count]
-    total = sum(count for count, _ in parts)
-    return {key: sum(count * row[key] for count, row in parts) / total for key in parts[0][1]}

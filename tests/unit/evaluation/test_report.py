@@ -17,7 +17,7 @@ from vmr_ray.evaluation.qvhighlights import qvhighlights_metrics
 from vmr_ray.evaluation.report.cases import choose_cases
 from vmr_ray.evaluation.report.measurements import Answers, boundary_errors, measure
 from vmr_ray.evaluation.report.write import verdict, write_report
-from vmr_ray.evaluation.result import CorpusMetrics, Evaluation, QVHighlightsMetrics
+from vmr_ray.evaluation.result import CorpusMetrics, Evaluation, PresenceMetrics, QVHighlightsMetrics
 
 NASTY = '<script>alert(1)</script> a "dog" & $x^$'
 VOID = {"meta", "img", "source", "link", "br", "input"}
@@ -231,3 +231,23 @@ def test_the_page_has_the_metrics_of_qvhighlights(tmp_path: Path):
 
     page, numbers = write(tmp_path / "other", answers)
     assert numbers["qvhighlights"] is None and "QVHighlights" not in page.text and "mAP, top 2" in page.text
+
+
+def test_what_is_not_there_has_a_table_and_a_diagram(tmp_path: Path):
+    rows = [
+        {"queries": 4, "probability": 0.25, "shown": 0.5},
+        {"queries": 6, "probability": 0.9, "shown": 1.0},
+    ]
+    measured = {"auroc": 91.5, "rejection_at_95": 62.5}
+    presence = PresenceMetrics(measured | {"ece": 3.5}, measured | {"ece": 4.5}, 1.5, rows)
+    page, numbers = write(tmp_path, made(), presence=presence)
+    assert numbers["presence"]["other_videos"]["ece"] == 3.5
+    for text in ("AUROC", "91.5", "62.5", "3.5", "4.5", "R@1 IoU=0.5 lost by that", "1.5"):
+        assert text in page.text
+    pictures = [attributes.get("alt") or "" for tag, attributes in page.elements if tag == "img"]
+    assert any("0.25: 0.50, 0.90: 1.00" in alt for alt in pictures)
+
+    uncalibrated = PresenceMetrics(measured, measured, None, [])
+    page, _ = write(tmp_path, made(), presence=uncalibrated)
+    assert "has no calibration" in page.text and "lost by that" not in page.text
+    assert "every video has the same queries" in write(tmp_path, made())[0].text

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from tests.builders import checkpoint_info
+from tests.builders import IndexRows, checkpoint_info, index_rows
 from tests.disks import enlarge, small_disk
 from vmr_ray.config import IndexConfig
 from vmr_ray.encoders.imported import write_states
@@ -30,44 +30,13 @@ from vmr_ray.errors import VmrError
 from vmr_ray.model.checkpoint import save_checkpoint
 from vmr_ray.search.result import SearchRequest
 from vmr_ray.search.searcher import Searcher
-from vmr_ray.search.tables import (
-    VIDEO_SCHEMA,
-    WINDOW_SCHEMA,
-    IndexTables,
-    file_version,
-    segment_schema,
-    window_id,
-)
+from vmr_ray.search.tables import IndexTables, file_version
 
-DIM = 16  # of `checkpoint_info`
 TOKENS = np.random.default_rng(1).normal(size=(3, 6)).astype(np.float16)
-Rows = tuple[pa.Table, pa.Table, pa.Table]
+KEPT, OLD = index_rows("kept", "1", 0, "north"), index_rows("a", "1", 100, "north")
 
 
-def rows(video_id: str, version: str, start: float, camera: str) -> Rows:
-    """The rows of a video of eight one-second frames that begin at `start`, in two windows of one segment."""
-    rng = np.random.default_rng(int(start))
-    video = {"video_id": video_id, "uri": f"/v/{video_id}", "version": version, "frames": 8, "partial": False}
-    video |= {"metadata": json.dumps({"camera": camera}), "duration": start + 8}
-    windows, segments = [], []
-    for first in (0, 4):
-        edges = start + first + np.arange(5.0)
-        name = {"video_id": video_id, "window_id": window_id(first, version, video_id)}
-        states = rng.normal(size=(4, DIM)).astype(np.float16).tobytes()
-        windows.append(name | {"edges": edges, "states": states, "core": [0, 4]})
-        place = {"start": edges[0], "end": edges[-1], "tags": [f'camera="{camera}"']}
-        segments.append(name | place | {"vector": rng.normal(size=DIM)})
-    return (
-        pa.Table.from_pylist([video], VIDEO_SCHEMA),
-        pa.Table.from_pylist(windows, WINDOW_SCHEMA),
-        pa.Table.from_pylist(segments, segment_schema(DIM)),
-    )
-
-
-KEPT, OLD = rows("kept", "1", 0, "north"), rows("a", "1", 100, "north")
-
-
-def write(video: Rows) -> Callable[[IndexTables], None]:
+def write(video: IndexRows) -> Callable[[IndexTables], None]:
     """What `build_index` does, once the rows are there."""
 
     def call(tables: IndexTables) -> None:
@@ -91,10 +60,14 @@ def interrupted_delete_and(then: Callable[[IndexTables], None]) -> Callable[[Ind
 
 
 # By name: the rows of the video before and after, and what is called.
-OPERATIONS: dict[str, tuple[Rows | None, Rows | None, Callable[[IndexTables], None]]] = {
+OPERATIONS: dict[str, tuple[IndexRows | None, IndexRows | None, Callable[[IndexTables], None]]] = {
     "add": (None, OLD, write(OLD)),
-    "update the file": (OLD, rows("a", "2", 200, "north"), write(rows("a", "2", 200, "north"))),
-    "update metadata": (OLD, rows("a", "1.1", 100, "south"), write(rows("a", "1.1", 100, "south"))),
+    "update the file": (OLD, index_rows("a", "2", 200, "north"), write(index_rows("a", "2", 200, "north"))),
+    "update metadata": (
+        OLD,
+        index_rows("a", "1.1", 100, "south"),
+        write(index_rows("a", "1.1", 100, "south")),
+    ),
     "delete": (OLD, None, delete),
     "complete a delete": (OLD, None, interrupted_delete_and(IndexTables.sweep)),
 }
@@ -169,7 +142,7 @@ def shown(searcher: Searcher) -> tuple[Any, ...] | None:
     return (listed["a"]["version"], listed["a"]["metadata"]["camera"]) if "a" in listed else None
 
 
-def expected(video: Rows | None) -> tuple[Any, ...] | None:
+def expected(video: IndexRows | None) -> tuple[Any, ...] | None:
     if video is None:
         return None
     (row,) = video[0].to_pylist()
@@ -190,7 +163,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for operation, (before, _, _) in OPERATIONS.items():
         source = root / operation / "index"
         save_checkpoint(source / "checkpoint", info.network().state_dict(), info)
-        tables = IndexTables.create(str(source), DIM)
+        tables = IndexTables.create(str(source), info.dim)
         for video in filter(None, (KEPT, before)):
             tables.add(*video)
     program = [sys.executable, "-m", __name__, root]
@@ -246,7 +219,7 @@ def test_a_disk_that_is_full_at_any_write(tmp_path: Path):
 
 
 def write_step(index: str, step: str) -> None:
-    tables = IndexTables.create(index, DIM)
+    tables = IndexTables.create(index, checkpoint_info().dim)
     if step == "add":
         for video in (KEPT, OLD):
             if not tables.has_video(video[0]["video_id"][0].as_py()):

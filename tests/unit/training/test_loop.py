@@ -12,6 +12,7 @@ import torch
 from tests.builders import example
 from vmr_ray.config import Config, ModelConfig, TrainConfig
 from vmr_ray.model.checkpoint import CheckpointInfo, load_network
+from vmr_ray.model.presence import Presence
 from vmr_ray.schema import VideoFeatures
 from vmr_ray.training.batches import ROW_SCHEMA, to_row
 from vmr_ray.training.loop import Trainer, validate
@@ -88,10 +89,12 @@ def test_no_batch_depends_on_the_order_of_reading():
 def test_the_checkpoint_has_the_averaged_weights_and_its_metrics(tmp_path: Path):
     one = trainer()
     row = one.train_epoch(rows(), 2, steps=3)
-    row |= validate(one.predictor, rows().batches(2), 0, 1, nms=0.5)
-    one.save(str(tmp_path), [row])
+    row |= validate(one.predictor, rows().batches(2), 0, 1, nms=0.5)[0]
+    presence = Presence(slope=1.5, intercept=-0.5, min_probability=0.25)
+    one.save(str(tmp_path), [row], presence)
     network, info = load_network(tmp_path)
     assert info.epoch == 1 and info.metrics == row and 0 <= row["miou"] <= 100
+    assert info.presence == presence
     trained = one.objective.network.state_dict()
     assert any(not torch.equal(weight, trained[name]) for name, weight in network.state_dict().items())
     for name, weight in one.average.module.state_dict().items():
@@ -100,7 +103,7 @@ def test_the_checkpoint_has_the_averaged_weights_and_its_metrics(tmp_path: Path)
 
 def test_the_metrics_do_not_depend_on_the_batches():
     predictor = trainer().predictor
-    by_two, at_once = (validate(predictor, rows().batches(size), 0, 1, nms=0.5) for size in (2, 5))
+    by_two, at_once = (validate(predictor, rows().batches(size), 0, 1, nms=0.5)[0] for size in (2, 5))
     assert by_two == pytest.approx(at_once) and {"miou", "r1_at_0.5"} <= by_two.keys()
 
 

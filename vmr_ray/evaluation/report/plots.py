@@ -87,6 +87,28 @@ def plot_bins(name: str, rows: Sequence[Mapping[str, Any]], what: str) -> Pictur
     return _render(name, f"Bars of the model's mIoU by {what}. {values}.", draw)
 
 
+def plot_reliability(rows: Sequence[Mapping[str, float]]) -> Picture:
+    """How often queries are shown, by the probability that the model gave, see `presence.reliability`."""
+
+    def draw(ax: Axes, c: Colours) -> None:
+        ax.plot([0, 1], [0, 1], ":", color=c.soft)
+        ax.plot([row["probability"] for row in rows], [row["shown"] for row in rows], "-o", color=c.model)
+        for row in rows:
+            ax.annotate(
+                f"{row['queries']:.0f}",
+                (row["probability"], row["shown"]),
+                (0, 7),
+                textcoords="offset points",
+                ha="center",
+                fontsize=9,
+                color=c.soft,
+            )
+        ax.set(xlabel="probability", ylabel="share that is shown", xlim=(0, 1), ylim=(0, 1.08))
+
+    values = ", ".join(f"{row['probability']:.2f}: {row['shown']:.2f}" for row in rows)
+    return _render("reliability", f"Share of the queries that is shown, by probability. {values}.", draw)
+
+
 def plot_boundary_errors(errors: np.ndarray, alt: str) -> Picture:
     """Histograms of the errors [n, 2] of starts and ends, in seconds."""
     reach = max(1.0, float(np.quantile(np.abs(errors), 0.98))) if len(errors) else 1.0

@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from vmr_ray.evaluation.controls import SYSTEMS
 from vmr_ray.evaluation.metrics import metric_label
+from vmr_ray.evaluation.presence import PRESENCE_LABELS
 from vmr_ray.evaluation.report.cases import Case
 from vmr_ray.evaluation.report.measurements import Answers, boundary_errors, measure
 from vmr_ray.evaluation.report.plots import (
@@ -20,13 +21,14 @@ from vmr_ray.evaluation.report.plots import (
     plot_bins,
     plot_boundary_errors,
     plot_recall,
+    plot_reliability,
     plot_timeline,
     plot_training,
 )
 from vmr_ray.evaluation.result import Evaluation
 from vmr_ray.storage import join, write_bytes
 
-OPTIONAL = ("corpus", "qvhighlights")  # fields of an Evaluation that may be None
+OPTIONAL = ("corpus", "qvhighlights", "presence")  # fields of an Evaluation that may be None
 
 
 def write_report(
@@ -60,6 +62,8 @@ def write_report(
         ),
         "boundaries": _boundaries(answers, measurements["boundaries"]),
     }
+    if evaluation.presence and evaluation.presence.reliability:
+        overall["reliability"] = plot_reliability(evaluation.presence.reliability)
     curves = plot_training(history, measured["epoch"]) if history else []
     drawn = [(case, plot_timeline(f"case-{i:02d}-{case.kind}", case)) for i, case in enumerate(cases, 1)]
     template = _environment().get_template("page.html")
@@ -67,6 +71,7 @@ def write_report(
         evaluation=evaluation,
         verdict=verdict(metrics),
         labels=SYSTEMS,
+        presence_labels=PRESENCE_LABELS,
         summary=evaluation.qvhighlights.summary if evaluation.qvhighlights else [],
         pictures=overall,
         training=curves,

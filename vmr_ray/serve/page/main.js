@@ -3,16 +3,23 @@ import { call, videoAddress } from "./api.js";
 import { close, play, timecode, toggle } from "./player.js";
 import { takeUploads } from "./uploads.js";
 
+const PAGE = 12, MAX_RESULTS = 100; // of one answer
 const $ = id => document.getElementById(id);
-let shown = null; // the request whose results are shown: { query, scope, token }
+let shown = null; // what is shown: { query, scope, request, token of the next page }
 let moments = [], curves = {}, chosen = null;
+let probable = 0; // how many of the moments are probable enough; the rest are shown pale
 let searches = 0; // how many were started: only the results of the last one are shown
 
 // -- the search ------------------------------------------------------------------------------------
 
-async function search(query, scope, token = null) {
+// With `more`, the next page of what is shown; with `all`, the moments too that are not probable enough.
+async function search(query, scope, { more = false, all = false } = {}) {
   const number = ++searches;
-  const request = { query, top_k: 12, include: ["saliency", "thumbnail"], ...(scope && { video_ids: [scope] }) };
+  const request = more ? shown.request : {
+    query, top_k: all ? moments.length + PAGE : PAGE, include: ["saliency", "thumbnail"],
+    ...(scope && { video_ids: [scope] }), ...(all && { min_probability: 0 }),
+  };
+  const before = more || all ? moments.length : 0;
   $("start").hidden = true;
   $("more").hidden = true;
   $("status").className = "";
@@ -20,22 +27,28 @@ async function search(query, scope, token = null) {
   $("results").ariaBusy = true;
   try {
     const answer = await call("v1/search", {
-      body: token ? { ...request, page_token: token } : request,
+      body: more ? { ...request, page_token: shown.token } : request,
       onBusy: () => { $("status").textContent = "The service is busy; trying again…"; },
     });
     if (number !== searches) return;
-    shown = { query, scope, token: answer.next_page_token };
-    moments = token ? [...moments, ...answer.results] : answer.results;
-    curves = { ...(token && curves), ...answer.saliency };
+    shown = { query, scope, request, token: answer.next_page_token };
+    moments = more ? [...moments, ...answer.results] : answer.found ? answer.results : answer.nearest;
+    curves = { ...(more && curves), ...answer.saliency };
+    if (request.min_probability !== 0) probable = answer.found ? moments.length : 0;
     const count = `${moments.length} moment${moments.length === 1 ? "" : "s"}`;
-    $("status").textContent = moments.length
+    $("status").textContent = answer.found
       ? `${count} in ${Math.round(answer.took_ms.total)} ms`
-      : "No moments found. Try other words, or search all videos.";
-    $("more").hidden = !answer.next_page_token;
-    show(token ? moments.length - answer.results.length : 0);
+      : moments.length
+        ? "Nothing found. Nearest anyway:"
+        : "No moments found. Try other words, or search all videos.";
+    const mayBeMore = answer.found && answer.probability !== null && request.min_probability !== 0
+      && moments.length + PAGE <= MAX_RESULTS;
+    $("more").hidden = !answer.next_page_token && !mayBeMore;
+    $("more").textContent = answer.next_page_token ? "More moments" : "Less probable moments";
+    show(before);
   } catch (error) {
     if (number !== searches) return;
-    moments = token ? moments : [];
+    moments = before ? moments : [];
     show(0);
     $("status").className = "failed";
     $("status").textContent = error.message;
@@ -47,6 +60,7 @@ async function search(query, scope, token = null) {
 // Draws the cards, and focuses number `first` unless it is 0.
 function show(first) {
   $("results").replaceChildren(...moments.map(card));
+  moments.forEach((_, i) => $("results").children[i].classList.toggle("improbable", i >= probable));
   if (first) $("results").children[first]?.querySelector("button").focus();
 }
 
@@ -57,7 +71,8 @@ function card(moment) {
   name.textContent = moment.video_id.split("/").at(-1); // without its folders, which may be long
   name.title = moment.video_id;
   where.textContent = `${timecode(moment.start)} – ${timecode(moment.end)}`;
-  score.textContent = `score ${moment.score.toFixed(1)}`;
+  score.textContent = moment.probability === null ? `score ${moment.score.toFixed(1)}` : percent(moment.probability);
+  score.title = `score ${moment.score.toFixed(1)}`;
   picture.src = moment.thumbnail;
   picture.alt = "";
   picture.loading = "lazy";
@@ -67,6 +82,11 @@ function card(moment) {
   button.onclick = () => choose(moment);
   item.append(button);
   return item;
+}
+
+// Neither certainty is ever claimed.
+function percent(probability) {
+  return `${Math.min(Math.max(Math.round(100 * probability), 1), 99)} %`;
 }
 
 function choose(moment, { start = true, remember = true } = {}) {
@@ -87,7 +107,7 @@ $("form").onsubmit = event => {
   search(query, scope);
 };
 
-$("more").onclick = () => search(shown.query, shown.scope, shown.token);
+$("more").onclick = () => search(shown.query, shown.scope, shown.token ? { more: true } : { all: true });
 
 function leave() {
   chosen = null;

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from urllib.parse import quote
 
 from fastapi import APIRouter
 
 from vmr_ray.errors import VmrError
-from vmr_ray.search.result import SearchRequest, SearchResult
+from vmr_ray.schema import Moment
+from vmr_ray.search.result import SearchRequest
 from vmr_ray.serve.backend import Backend
 from vmr_ray.serve.models import (
     BatchRequest,
@@ -78,6 +80,7 @@ async def _search(body: SearchBody, backend: Backend, settings: ServeArgs) -> Se
         video_ids=body.video_ids,
         filter=body.filter,
         min_score=body.min_score,
+        min_probability=body.min_probability,
         group_by=body.group_by,
         saliency="saliency" in body.include,
     )
@@ -91,7 +94,10 @@ async def _search(body: SearchBody, backend: Backend, settings: ServeArgs) -> Se
     next_offset = offset + body.top_k
     has_next = result.more and next_offset <= _MAX_OFFSET
     return SearchResponse(
-        results=_moments(result, offset, "thumbnail" in body.include),
+        results=_moments(result.moments, offset, "thumbnail" in body.include),
+        found=result.found,
+        nearest=_moments(result.nearest, offset, "thumbnail" in body.include),
+        probability=result.probability,
         next_page_token=encode_token(next_offset, request_hash, secret) if has_next else None,
         saliency={
             video_id: SaliencyCurve(times=curve.times, values=curve.values)
@@ -104,7 +110,7 @@ async def _search(body: SearchBody, backend: Backend, settings: ServeArgs) -> Se
     )
 
 
-def _moments(result: SearchResult, offset: int, with_thumbnail: bool) -> list[FoundMoment]:
+def _moments(moments: Sequence[Moment], offset: int, with_thumbnail: bool) -> list[FoundMoment]:
     return [
         FoundMoment(
             rank=rank,
@@ -112,11 +118,12 @@ def _moments(result: SearchResult, offset: int, with_thumbnail: bool) -> list[Fo
             start=moment.start,
             end=moment.end,
             score=moment.score,
+            probability=moment.probability,
             thumbnail=_thumbnail_address(moment.video_id, (moment.start + moment.end) / 2)
             if with_thumbnail
             else None,
         )
-        for rank, moment in enumerate(result.moments, start=offset + 1)
+        for rank, moment in enumerate(moments, start=offset + 1)
     ]
 
 

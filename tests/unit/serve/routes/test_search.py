@@ -59,6 +59,7 @@ def test_pages_follow_each_other_and_end():
         "start": 1.0,
         "end": 2.5,
         "score": -1.0,
+        "probability": None,
         "thumbnail": "v1/videos/cam%201/a%23b.mp4/thumbnail?t=1.8",
     }
     pages = 1
@@ -166,3 +167,17 @@ def test_a_batch_counts_as_its_searches():
             return statuses
 
     assert asyncio.run(send()) == [200, 503, 200]
+
+
+def test_nothing_found_is_an_empty_list_with_what_is_nearest():
+    def nothing(request: SearchRequest) -> SearchResult:
+        assert request.min_probability == 0.9
+        nearest = [Moment("a.mp4", 1.0, 2.0, 0.5, 0.2)]
+        return SearchResult(request.query, [], found=False, nearest=nearest, probability=0.1)
+
+    http = client(Backend(nothing))
+    answer = http.post("/v1/search", json={"query": "a dog", "min_probability": 0.9}).json()
+    assert (answer["results"], answer["found"], answer["probability"]) == ([], False, 0.1)
+    assert [(m["rank"], m["video_id"], m["probability"]) for m in answer["nearest"]] == [(1, "a.mp4", 0.2)]
+    for wrong in (-0.1, 1.1, "nan"):
+        assert http.post("/v1/search", json={"query": "a dog", "min_probability": wrong}).status_code == 422
