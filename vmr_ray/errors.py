@@ -1,6 +1,10 @@
-"""The one exception that a person is meant to read, and the text of every other one."""
+"""The exceptions that a person is meant to read, and the text of every other one."""
 
 from __future__ import annotations
+
+import errno
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class VmrError(Exception):
@@ -9,6 +13,25 @@ class VmrError(Exception):
     The message is one sentence that names the thing and the fix. The command line prints it without a
     traceback and exits with 2; the service answers with 4xx.
     """
+
+
+class FullDiskError(VmrError, OSError):
+    """There is no room for what has to be written. The command line exits with 1."""
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
+def full_disk(path: str) -> FullDiskError:
+    """The error of a write to `path`."""
+    sentence = f"cannot write {path} (its disk is full): make room, then do the same again"
+    return FullDiskError(errno.ENOSPC, sentence)
+
+
+def is_full_disk(error: BaseException) -> bool:
+    """Whether an error, also one that was raised in a Ray worker, is that a disk is full."""
+    cause = getattr(error, "cause", None) or error
+    return isinstance(cause, OSError) and cause.errno in _FULL
 
 
 def error_message(error: BaseException) -> str:

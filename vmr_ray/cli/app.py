@@ -24,7 +24,7 @@ from vmr_ray.cli.search import search
 from vmr_ray.cli.serve import serve
 from vmr_ray.cli.train import train
 from vmr_ray.cli.up import up
-from vmr_ray.errors import VmrError, error_message, one_line
+from vmr_ray.errors import VmrError, error_message, is_full_disk, one_line
 
 app = typer.Typer(
     name="vmr",
@@ -76,7 +76,7 @@ def main() -> None:
         if sentence is None:
             raise
         print_labelled("error:", sentence, "bold red")
-        sys.exit(2 if isinstance(error, VmrError) else 1)
+        sys.exit(2 if isinstance(error, VmrError) and not is_full_disk(error) else 1)
 
 
 def sentence_of(error: BaseException | None) -> str | None:
