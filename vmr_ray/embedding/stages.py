@@ -47,6 +47,7 @@ _CHUNK = [
     *(column.with_nullable(True) for column in COLUMNS),
     ("size", pa.int64()),
     ("damage", pa.string()),
+    ("splices", pa.list_(pa.float64())),
     ("stage", pa.string()),
     ("error", pa.string()),
     ("attempts", pa.int32()),
@@ -183,8 +184,8 @@ class DecodeEncodeWrite:
 
 
 def _frames_row(video: Video, chunk: DecodedChunk) -> pa.Table:
-    extra = {"size": video.size, "damage": chunk.damage, "frames": chunk.frames.tobytes()}
-    return _one_row(_FRAMES, chunk_row(video, chunk) | extra)
+    extra = {"size": video.size, "damage": chunk.damage, "splices": chunk.splices}
+    return _one_row(_FRAMES, chunk_row(video, chunk) | extra | {"frames": chunk.frames.tobytes()})
 
 
 def _error_row(video: Video, stage: str, error: Exception, attempts: int) -> pa.Table:

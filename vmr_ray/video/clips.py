@@ -10,10 +10,15 @@ decoder costs one answer, not the service.
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 import subprocess
 import sys
+import threading
+import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,36 +26,58 @@ import av
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
-from vmr_ray.errors import VmrError
+from vmr_ray.errors import VmrError, is_full_disk
 from vmr_ray.storage import filesystem, refuse_input, temporary_name
 from vmr_ray.video.clip_file import write_clip
+from vmr_ray.video.decode.hdr import as_sdr
 from vmr_ray.video.decode.isolation import isolate
 from vmr_ray.video.decode.on_screen import EndedError, clock_of, frame_on_screen, shown_first
-from vmr_ray.video.decode.pyav_reader import quarter_turns
+from vmr_ray.video.decode.pyav_reader import orientation, turned
 from vmr_ray.video.decode.sniff import refusal
 
 MAX_CLIP = 600.0  # seconds
 _MEMORY_GB = 8.0
-_ENDED = 3  # exit code: the file is readable, but the span lies behind its end
+# Exit codes: the file is readable, but the span lies behind its end; there is no room for the clip.
+_ENDED, _FULL = 3, 4
+_POLL = 0.2  # seconds between two looks at whether a process is still wanted
+_DESCRIPTORS = Path("/proc/self/fd")  # of Linux: opens the file of a descriptor again
 
 
-def thumbnail(path: str | Path, second: float, width: int = 320, timeout: float = 20) -> bytes:
+def thumbnail(
+    path: str | Path, second: float, width: int = 320, timeout: float = 20, descriptor: int | None = None
+) -> bytes:
     """The frame on screen at `second` as a JPEG of at most `width` pixels in width.
+
+    Args:
+        descriptor: of the open file, which is read instead of what `path` leads to by now.
 
     Raises:
         VmrError: the file cannot be read in `timeout` seconds.
     """
-    return _run(["thumbnail", str(path), str(second), str(width)], path, timeout)
+    return _run("thumbnail", path, [str(second), str(width)], timeout, descriptor)
 
 
-def clip(path: str | Path, start: float, end: float, out: str | Path, timeout: float = 300) -> Path:
+def clip(
+    path: str | Path,
+    start: float,
+    end: float,
+    out: str | Path,
+    timeout: float = 300,
+    descriptor: int | None = None,
+    stop: threading.Event | None = None,
+) -> Path:
     """Cut `[start, end)` seconds of a video, with sound, into the MP4 file `out`.
 
     The cut is exact to the frame, so the clip is re-encoded. It begins with the frame on screen at `start`.
 
+    Args:
+        descriptor: as for `thumbnail`.
+        stop: when it is set, the decoder is ended.
+
     Raises:
         VmrError: the span is empty, longer than MAX_CLIP or behind the video's end, the file cannot be read,
-            or `out` is the video itself.
+            `out` is the video itself, or `stop` was set.
+        OSError: `out` cannot be written.
     """
     if not 0 <= start < end:
         raise VmrError(
@@ -61,7 +88,7 @@ def clip(path: str | Path, start: float, end: float, out: str | Path, timeout: f
     refuse_input(out, [path])
     files, target = filesystem(str(out))
     with temporary_name(files, target) as temporary:
-        _run(["clip", str(path), str(start), str(end), temporary], path, timeout)
+        _run("clip", path, [str(start), str(end), temporary], timeout, descriptor, stop)
         Path(temporary).replace(target)
     return Path(out)
 
@@ -79,29 +106,47 @@ class Playback:
     searched_stream: bool
 
 
-def playback(path: str | Path, timeout: float = 20) -> Playback:
-    """How a player shows the file, read from the file's beginning.
+def playback(path: str | Path, timeout: float = 20, descriptor: int | None = None) -> Playback:
+    """How a player shows the file, read from the file's beginning; `descriptor` as for `thumbnail`.
 
     Raises:
         VmrError: the file cannot be read in `timeout` seconds.
     """
-    return Playback(**json.loads(_run(["playback", str(path)], path, timeout)))
+    return Playback(**json.loads(_run("playback", path, [], timeout, descriptor)))
 
 
-def _run(arguments: list[str], path: str | Path, timeout: float) -> bytes:
-    name = Path(path).name
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "vmr_ray.video.clips", *arguments], capture_output=True, timeout=timeout
-        )
-    except subprocess.TimeoutExpired:
-        raise VmrError(f"{name} could not be read in {timeout:g} s") from None
-    if done.returncode:
-        reason = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-        if done.returncode == _ENDED:
+def _run(
+    verb: str,
+    path: str | Path,
+    arguments: list[str],
+    timeout: float,
+    descriptor: int | None,
+    stop: threading.Event | None = None,
+) -> bytes:
+    name, opened = Path(path).name, str(path)
+    passed: tuple[int, ...] = ()
+    if descriptor is not None and _DESCRIPTORS.is_dir():
+        opened, passed = str(_DESCRIPTORS / str(descriptor)), (descriptor,)
+    command = [sys.executable, "-m", "vmr_ray.video.clips", verb, opened, *arguments]
+    deadline = time.monotonic() + timeout
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, pass_fds=passed
+    ) as process:
+        answer = None
+        while answer is None:
+            if time.monotonic() > deadline or (stop and stop.is_set()):
+                process.kill()
+                raise VmrError(f"{name} could not be read in {timeout:g} s")
+            with suppress(subprocess.TimeoutExpired):
+                answer, errors = process.communicate(timeout=_POLL)
+    if process.returncode:
+        reason = errors.decode(errors="replace").strip().rpartition("\n")[2]
+        if process.returncode == _ENDED:
             raise VmrError(f"{name}: {reason}")
-        raise VmrError(f"{name} could not be read: {reason or f'the decoder died ({done.returncode})'}")
-    return done.stdout
+        if process.returncode == _FULL:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise VmrError(f"{name} could not be read: {reason or f'the decoder died ({process.returncode})'}")
+    return answer
 
 
 def make_thumbnail(path: str, second: float, width: int) -> bytes:
@@ -109,8 +154,8 @@ def make_thumbnail(path: str, second: float, width: int) -> bytes:
     from PIL import Image
 
     shown = frame_on_screen(path, second)
-    frame = shown.picture
-    turns = quarter_turns(frame)
+    turns, mirrored = orientation(shown.picture)
+    frame = as_sdr(shown.picture)
     size = np.array([frame.width * shown.aspect, frame.height])
     size *= min(1.0, width / size[turns % 2])
     across, down = np.maximum(1, size.round().astype(int)).tolist()
@@ -118,7 +163,7 @@ def make_thumbnail(path: str, second: float, width: int) -> bytes:
         frame, across, down, format="rgb24", interpolation=Interpolation.BICUBIC, threads=1
     )
     out = io.BytesIO()
-    Image.fromarray(np.rot90(scaled.to_ndarray(), turns)).save(out, "JPEG", quality=80)
+    Image.fromarray(turned(scaled.to_ndarray(), turns, mirrored)).save(out, "JPEG", quality=80)
     return out.getvalue()
 
 
@@ -139,6 +184,8 @@ def main(arguments: list[str]) -> None:
         print(error, file=sys.stderr)
         sys.exit(_ENDED)
     except (OSError, ValueError, IndexError, av.FFmpegError) as error:
+        if is_full_disk(error):
+            sys.exit(_FULL)
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         sys.exit(reason or type(error).__name__)
 

@@ -77,6 +77,7 @@ def _answer(out: BinaryIO, request: dict[str, Any], options: dict[str, Any]) -> 
                 "edges": edges.tolist(),
                 "duration": float(plan.edges[-1] - plan.edges[0]),
                 "damage": damage,
+                "splices": index.splices.tolist(),
             }
             _send(out, message, frames.data)
             sent += 1

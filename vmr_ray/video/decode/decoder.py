@@ -51,9 +51,11 @@ class DecodedChunk(Chunk):
 
     Attributes:
         frames: uint8 [n, height, width, 3], RGB, upright.
+        splices: float64 [J], seconds at which the clock of the whole video jumps.
     """
 
     frames: NDArray[np.uint8]
+    splices: NDArray[np.float64]
 
 
 class FrameDecoder:
@@ -135,6 +137,7 @@ class FrameDecoder:
                     edges=np.array(message["edges"], np.float64),
                     damage=message["damage"],
                     frames=frames,
+                    splices=np.array(message["splices"], np.float64),
                 )
 
     def duration(self, path: str) -> float:

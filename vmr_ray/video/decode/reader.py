@@ -7,6 +7,7 @@ files without B-frames, where it is faster. PyAV reads
 * anything but MP4/MOV and Matroska/WebM, where a seek need not land on a key frame;
 * open GOPs and edit lists, whose frames decord numbers wrongly;
 * dense samplings, key frames and very large files, where decord is slower or reads too far ahead;
+* HDR pictures, which are converted, and mirrored ones;
 * damaged files: decord repeats or renumbers frames, and only a line on stderr shows it.
 """
 
