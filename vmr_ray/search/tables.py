@@ -17,15 +17,17 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import wraps
-from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
 
 from vmr_ray.config import IndexConfig
 from vmr_ray.errors import VmrError, full_disk, one_line
+from vmr_ray.features.pictures import Pictures
 from vmr_ray.search.metadata import tag
 from vmr_ray.search.result import Filter
+from vmr_ray.storage import is_remote
 
 VIDEO_SCHEMA = pa.schema(
     [
@@ -51,8 +53,7 @@ _DELETED_SCHEMA = pa.schema([("video_id", pa.string())])
 _IDS_PER_DELETE = 500
 _OPTIMIZE_ATTEMPTS = 3
 
-Arguments = ParamSpec("Arguments")
-Result = TypeVar("Result")
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 def segment_schema(dim: int) -> pa.Schema:
@@ -82,17 +83,15 @@ def _writing(index: str) -> Iterator[None]:
         raise VmrError(f"cannot write {index} ({one_line(error, 200)}): do the same again") from error
 
 
-def _writes(
-    method: Callable[Concatenate[IndexTables, Arguments], Result],
-) -> Callable[Concatenate[IndexTables, Arguments], Result]:
+def _writes(method: Method) -> Method:
     """A method of `IndexTables` whose errors of the storage are VmrErrors."""
 
     @wraps(method)
-    def call(self: IndexTables, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+    def call(self: IndexTables, *args: Any, **kwargs: Any) -> Any:
         with _writing(str(self.videos.uri).rpartition("/")[0]):
             return method(self, *args, **kwargs)
 
-    return call
+    return cast("Method", call)
 
 
 class SegmentRows(NamedTuple):
@@ -276,6 +275,8 @@ class IndexTables:
         ids = list(video_ids)
         for table in (self.videos, self.segments, self.windows):
             _delete_where_in(table, "video_id", ids)
+        if not is_remote(uri := str(self.videos.uri)):
+            Pictures(uri.rpartition("/")[0]).remove(ids)
 
     @_writes
     def sweep(self) -> None:

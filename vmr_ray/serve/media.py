@@ -12,8 +12,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, ParamSpec, TypeVar
 
+from vmr_ray.features.pictures import Pictures
 from vmr_ray.serve.errors import storage_error
 from vmr_ray.video import clips
+from vmr_ray.video.decode.picture import MAX_DECODED
 
 _CACHED = 256  # answers
 
@@ -46,13 +48,19 @@ class MediaWorkers:
         self._thumbnail = lru_cache(_CACHED)(_thumbnail)
         self._playback = lru_cache(_CACHED)(_playback)
 
-    async def thumbnail(self, video: OpenedVideo, second: float, width: int) -> bytes:
+    async def thumbnail(
+        self, video: OpenedVideo, second: float, width: int, kept: KeptPictures | None = None
+    ) -> bytes:
         """The frame on screen at a second as a JPEG, `width` pixels wide at most.
+
+        Args:
+            kept: pictures of the video; if there are any, the nearest one is the answer where a key frame is
+                far.
 
         Raises:
             VmrError: the file cannot be read.
         """
-        task = await self._start(video, self._thumbnail, video, round(1000 * second), width)
+        task = await self._start(video, self._thumbnail, video, round(1000 * second), width, kept)
         return await asyncio.shield(task)
 
     async def playback(self, video: OpenedVideo) -> clips.Playback:
@@ -97,8 +105,29 @@ class MediaWorkers:
         return task
 
 
-def _thumbnail(video: OpenedVideo, milliseconds: int, width: int) -> bytes:
-    return clips.thumbnail(video.path, milliseconds / 1000, width, descriptor=video.file.fileno())
+@dataclass(frozen=True)
+class KeptPictures:
+    """The pictures of a version of a video in an index, as embedding has made them."""
+
+    index: str
+    video_id: str
+    version: str
+
+    def nearest(self, second: float, width: int) -> bytes | None:
+        """The JPEG of the frame nearest to a second, `width` pixels wide at most; None if there are none."""
+        jpeg = Pictures(self.index).nearest(self.video_id, self.version, second)
+        return None if jpeg is None else clips.narrowed(jpeg, width)
+
+
+def _thumbnail(video: OpenedVideo, milliseconds: int, width: int, kept: KeptPictures | None) -> bytes:
+    second = milliseconds / 1000
+    near = kept and kept.nearest(second, width)
+    limit = MAX_DECODED if near else None
+    try:
+        return clips.thumbnail(video.path, second, width, descriptor=video.file.fileno(), max_decoded=limit)
+    except clips.FarError:
+        assert near
+        return near
 
 
 def _playback(video: OpenedVideo) -> clips.Playback:

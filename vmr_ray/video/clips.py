@@ -23,38 +23,44 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import av
-import numpy as np
-from av.video.reformatter import Interpolation, VideoReformatter
 
 from vmr_ray.errors import VmrError, is_full_disk
 from vmr_ray.storage import filesystem, refuse_input, temporary_name
 from vmr_ray.video.clip_file import write_clip
-from vmr_ray.video.decode.hdr import as_sdr
 from vmr_ray.video.decode.isolation import isolate
-from vmr_ray.video.decode.on_screen import EndedError, clock_of, frame_on_screen, shown_first
-from vmr_ray.video.decode.pyav_reader import orientation, turned
+from vmr_ray.video.decode.on_screen import EndedError, FarError, clock_of, frame_on_screen, shown_first
+from vmr_ray.video.decode.picture import jpeg
 from vmr_ray.video.decode.sniff import refusal
 
 MAX_CLIP = 600.0  # seconds
 _MEMORY_GB = 8.0
-# Exit codes: the file is readable, but the span lies behind its end; there is no room for the clip.
-_ENDED, _FULL = 3, 4
+# Exit codes: the file is readable, but the span lies behind its end; there is no room for the clip; too many
+# frames would have to be decoded.
+_ENDED, _FULL, _FAR = 3, 4, 5
 _POLL = 0.2  # seconds between two looks at whether a process is still wanted
 _DESCRIPTORS = Path("/proc/self/fd")  # of Linux: opens the file of a descriptor again
 
 
 def thumbnail(
-    path: str | Path, second: float, width: int = 320, timeout: float = 20, descriptor: int | None = None
+    path: str | Path,
+    second: float,
+    width: int = 320,
+    timeout: float = 20,
+    descriptor: int | None = None,
+    max_decoded: int | None = None,
 ) -> bytes:
     """The frame on screen at `second` as a JPEG of at most `width` pixels in width.
 
     Args:
         descriptor: of the open file, which is read instead of what `path` leads to by now.
+        max_decoded: limit to the frames that are decoded for it.
 
     Raises:
         VmrError: the file cannot be read in `timeout` seconds.
+        FarError: the limit is reached.
     """
-    return _run("thumbnail", path, [str(second), str(width)], timeout, descriptor)
+    limit = [] if max_decoded is None else [str(max_decoded)]
+    return _run("thumbnail", path, [str(second), str(width), *limit], timeout, descriptor)
 
 
 def clip(
@@ -143,27 +149,29 @@ def _run(
         reason = errors.decode(errors="replace").strip().rpartition("\n")[2]
         if process.returncode == _ENDED:
             raise VmrError(f"{name}: {reason}")
+        if process.returncode == _FAR:
+            raise FarError(name)
         if process.returncode == _FULL:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         raise VmrError(f"{name} could not be read: {reason or f'the decoder died ({process.returncode})'}")
     return answer
 
 
-def make_thumbnail(path: str, second: float, width: int) -> bytes:
-    """`thumbnail` in this process."""
+def make_thumbnail(path: str, second: float, width: int, max_decoded: int | None = None) -> bytes:
+    """`thumbnail` in this process. Raises FarError as `frame_on_screen` does."""
+    shown = frame_on_screen(path, second, max_decoded)
+    return jpeg(shown.picture, shown.aspect, width)
+
+
+def narrowed(picture: bytes, width: int) -> bytes:
+    """A JPEG that `thumbnail` made, at most `width` pixels wide."""
     from PIL import Image
 
-    shown = frame_on_screen(path, second)
-    turns, mirrored = orientation(shown.picture)
-    frame = as_sdr(shown.picture)
-    size = np.array([frame.width * shown.aspect, frame.height])
-    size *= min(1.0, width / size[turns % 2])
-    across, down = np.maximum(1, size.round().astype(int)).tolist()
-    scaled = VideoReformatter().reformat(
-        frame, across, down, format="rgb24", interpolation=Interpolation.BICUBIC, threads=1
-    )
+    image = Image.open(io.BytesIO(picture))
+    if image.width <= width:
+        return picture
     out = io.BytesIO()
-    Image.fromarray(turned(scaled.to_ndarray(), turns, mirrored)).save(out, "JPEG", quality=80)
+    image.resize((width, max(1, round(image.height * width / image.width)))).save(out, "JPEG", quality=80)
     return out.getvalue()
 
 
@@ -174,12 +182,14 @@ def main(arguments: list[str]) -> None:
         if reason := refusal(path):
             sys.exit(reason.replace(path, "it", 1))
         if verb == "thumbnail":
-            sys.stdout.buffer.write(make_thumbnail(path, float(rest[0]), int(rest[1])))
+            sys.stdout.buffer.write(make_thumbnail(path, float(rest[0]), *map(int, rest[1:])))
         elif verb == "playback":
             # A clock that begins below 0 is moved to 0 by players.
             print(json.dumps(asdict(Playback(max(0.0, clock_of(path)[0]), shown_first(path)))))
         else:
             write_clip(path, float(rest[0]), float(rest[1]), rest[2])
+    except FarError:
+        sys.exit(_FAR)
     except EndedError as error:
         print(error, file=sys.stderr)
         sys.exit(_ENDED)

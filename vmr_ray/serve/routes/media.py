@@ -12,9 +12,9 @@ from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
 from fastapi.responses import FileResponse
 from starlette.background import BackgroundTask
 
-from vmr_ray.serve.media import MediaWorkers, OpenedVideo
+from vmr_ray.serve.media import KeptPictures, MediaWorkers, OpenedVideo
 from vmr_ray.serve.models import Playback
-from vmr_ray.serve.routes.common import CurrentBackend, video_row
+from vmr_ray.serve.routes.common import CurrentBackend, CurrentSettings, video_row
 from vmr_ray.serve.streams import OpenedVideos, open_indexed, stream_file
 from vmr_ray.storage import is_remote
 
@@ -48,12 +48,16 @@ async def get_thumbnail(
     video_id: str,
     backend: CurrentBackend,
     workers: CurrentWorkers,
+    settings: CurrentSettings,
     t: Second = 0.0,
     width: Annotated[int, Query(ge=16, le=1280, description="pixels")] = 320,
 ) -> Response:
     """The frame at a second, as a JPEG."""
-    video = await _opened(await video_row(backend, video_id))
-    jpeg = await workers.thumbnail(video, t, width)
+    row = await video_row(backend, video_id)
+    kept = None
+    if not is_remote(settings.index):
+        kept = KeptPictures(settings.index.removeprefix("file://"), video_id, row["version"])
+    jpeg = await workers.thumbnail(await _opened(row), t, width, kept)
     return Response(jpeg, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
 
 

@@ -42,6 +42,7 @@ class FrameIndex:
         positions: int64 [N], where in the file the frame's packet begins, in bytes; -1 if that is unknown.
         offsets: int64 [N], what was added to the timestamps of the file, because its clock jumps.
         hdr: its pictures are made for HDR screens.
+        aspect: float, a pixel's width divided by its height.
         splices: float64 [J], seconds at which the clock jumps; times continue there without a gap.
     """
 
@@ -60,6 +61,7 @@ class FrameIndex:
     positions: NDArray[np.int64]
     offsets: NDArray[np.int64]
     hdr: bool
+    aspect: float
     splices: NDArray[np.float64]
 
 
@@ -90,6 +92,7 @@ def read_index(path: str) -> FrameIndex:
         if packets.first_key is None or not packets.stamps:
             raise ValueError("its video stream holds no frame")
         origin = (container.start_time or 0) / av.time_base
+        aspect = float(stream.sample_aspect_ratio or 1)
         hdr = is_hdr(stream.codec_context.color_trc)
         damage = _damage(packets, container, stream, timed, origin)
         base = float(stream.time_base)
@@ -120,6 +123,7 @@ def read_index(path: str) -> FrameIndex:
         positions=np.frombuffer(packets.positions, np.int64)[order],
         offsets=offsets,
         hdr=hdr,
+        aspect=aspect,
         splices=starts[1:][np.diff(offsets) != 0],
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import av
 import numpy as np
@@ -18,6 +18,9 @@ from vmr_ray.video.decode.frame_index import OPTIONS, FrameIndex
 from vmr_ray.video.decode.hdr import as_sdr
 from vmr_ray.video.decode.sampling import SamplePlan
 from vmr_ray.video.decode.scaling import scale_frame
+
+if TYPE_CHECKING:
+    from vmr_ray.video.decode.picture import KeptPictures
 
 # Seconds for which a frame may stay on screen in place of lost ones; a longer hole has no frames.
 _FREEZE = 1.0
@@ -37,6 +40,7 @@ def read_with_pyav(
     threads: int,
     only_keys: bool,
     scaling: Scaling,
+    pictures: KeptPictures | None = None,
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint8], str]]:
     """The frames at `positions` of the plan; arguments and results as for `reader.read_frames`.
 
@@ -58,13 +62,24 @@ def read_with_pyav(
                     if not whole:
                         damage = damage or f"the frame at {plan.times[position]:.1f} s is damaged or missing"
                     if frame is not None:
+                        if pictures is not None:
+                            pictures.add(float(plan.times[position]), frame)
                         frames[len(read)] = upright(scaler, frame, width, height, scaling)
                         read.append(position)
             except _BadSeekError:
                 # Not every stream can be decoded from every key frame (periodic intra refresh).
                 index = replace(index, seekable=False)
                 yield from read_with_pyav(
-                    index, plan, positions[first:], width, height, chunk, threads, only_keys, scaling
+                    index,
+                    plan,
+                    positions[first:],
+                    width,
+                    height,
+                    chunk,
+                    threads,
+                    only_keys,
+                    scaling,
+                    pictures,
                 )
                 return
             yield np.array(read, np.int64), frames[: len(read)], damage

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from vmr_ray.schema import Scaling
 from vmr_ray.video.decode.decord_reader import DecordReader, decord_fits
 from vmr_ray.video.decode.frame_index import FrameIndex
+from vmr_ray.video.decode.picture import KeptPictures
 from vmr_ray.video.decode.pyav_reader import read_with_pyav
 from vmr_ray.video.decode.sampling import SamplePlan, Sampling
 
@@ -46,8 +47,10 @@ def read_frames(
     threads: int,
     chunks: tuple[int, int],
     scaling: Scaling = Scaling(),
+    pictures: KeptPictures | None = None,
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint8], str]]:
-    """Decode the frames of the chunks `[first, stop)` of `plan`; a chunk has `chunk` frames.
+    """Decode the frames of the chunks `[first, stop)` of `plan`; a chunk has `chunk` frames. `pictures` gets
+    them too.
 
     Yields:
         for each chunk: int64 [n], the positions in `plan` of the frames that can be read; the frames,
@@ -58,8 +61,10 @@ def read_frames(
     only_keys = sampling.kind == "keyframes" and len(index.keys) > 0
     if not len(positions):
         return
-    if only_keys or not decord_fits(index, plan, chunk):
-        yield from read_with_pyav(index, plan, positions, width, height, chunk, threads, only_keys, scaling)
+    if only_keys or pictures or not decord_fits(index, plan, chunk):
+        yield from read_with_pyav(
+            index, plan, positions, width, height, chunk, threads, only_keys, scaling, pictures
+        )
         return
     decord = DecordReader(index, width, height, threads, scaling)
     for at in range(0, len(positions), chunk):
