@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -28,10 +29,22 @@ def full_disk(path: str) -> FullDiskError:
     return FullDiskError(errno.ENOSPC, sentence)
 
 
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what led to it, also in a Ray worker or a training process."""
+    while error is not None:
+        yield error
+        error = getattr(error, "cause", None) or _training_failure(error) or error.__cause__
+
+
+def _training_failure(error: BaseException) -> BaseException | None:
+    """What Ray Train's error is about: an error of a training process, or of the process that leads them."""
+    failures: dict[int, BaseException] = getattr(error, "worker_failures", {})
+    return next(iter(failures.values()), getattr(error, "controller_failure", None))
+
+
 def is_full_disk(error: BaseException) -> bool:
-    """Whether an error, also one that was raised in a Ray worker, is that a disk is full."""
-    cause = getattr(error, "cause", None) or error
-    return isinstance(cause, OSError) and cause.errno in _FULL
+    """Whether a full disk has led to an error."""
+    return any(isinstance(cause, OSError) and cause.errno in _FULL for cause in causes(error))
 
 
 def error_message(error: BaseException) -> str:

@@ -21,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 import pyarrow as pa
 from pyarrow import fs
 
-from vmr_ray.errors import FullDiskError, VmrError, full_disk, is_full_disk, one_line
+from vmr_ray.errors import FullDiskError, VmrError, causes, full_disk, is_full_disk, one_line
 
 _MAX_NAME = 255  # bytes
 TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.part$")  # how the names of unfinished files end
@@ -151,11 +151,11 @@ def temporary_name(filesys: fs.FileSystem, path: str) -> Iterator[str]:
 
 @contextmanager
 def naming_full_disk(path: str) -> Iterator[None]:
-    """Put the path that is written into the error of a full disk, because pyarrow's has none."""
+    """Put the path that is written into the error of a full disk; those of pyarrow and Ray have none."""
     try:
         yield
-    except OSError as error:
-        if isinstance(error, FullDiskError) or not is_full_disk(error):
+    except Exception as error:
+        if not is_full_disk(error) or any(isinstance(cause, FullDiskError) for cause in causes(error)):
             raise
         raise full_disk(path) from error
 
