@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -40,6 +41,17 @@ def _trimmed(path: Path) -> Path:
     data = bytearray(write_video(path, seconds=4, gop=20).read_bytes())
     at = data.index(b"elst") + 12
     data[at : at + 4] = (2000).to_bytes(4, "big")
+    path.write_bytes(data)
+    return path
+
+
+def _mirrored(path: Path, matrix: tuple[int, int, int, int]) -> Path:
+    """With the upper left part of a display matrix, as cameras that face their user write it."""
+    data = bytearray(write_video(path, seconds=3).read_bytes())
+    identity = struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
+    at = data.index(identity, data.index(b"tkhd"))
+    a, b, c, d = (value << 16 for value in matrix)
+    data[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
     path.write_bytes(data)
     return path
 
@@ -84,6 +96,8 @@ KINDS: dict[str, Callable[[Path], Path]] = {
     "old.flv": lambda path: write_video(path, seconds=3, codec="flv", b_frames=0),
     "old.avi": lambda path: write_video(path, seconds=3, b_frames=0),
     "rotated.mp4": lambda path: write_video(path, seconds=3, rotation=90),
+    "mirrored.mp4": lambda path: _mirrored(path, (-1, 0, 0, 1)),
+    "mirrored_and_turned.mp4": lambda path: _mirrored(path, (0, 1, 1, 0)),
     "wide_pixels.mp4": lambda path: write_video(path, seconds=3, options={"x264-params": "sar=2/1"}),
     "two_pictures.mkv": lambda path: write_streams(path, small_first=True, sound="aac"),
     "fine_sound.mkv": lambda path: write_streams(path, sound="flac", rate=96000),
@@ -100,6 +114,9 @@ KINDS: dict[str, Callable[[Path], Path]] = {
     "trimmed.mp4": _trimmed,
     "sound_first.mp4": lambda path: write_video(path, seconds=3, start=1.2, sound=4.2),
     "clock_restarts.ts": lambda path: _spliced(path, {"seconds": 2}, {"seconds": 2}),
+    "spliced.mpg": lambda path: _spliced(
+        path, *2 * [{"seconds": 2, "codec": "mpeg2video", "base": Fraction(1, 25)}]
+    ),
     "clock_jumps.ts": lambda path: _spliced(path, {"seconds": 2}, {"seconds": 2, "start": 50_000}),
     "cut_packet.ts": _cut_packet,
 }

@@ -75,6 +75,15 @@ class Partial:
 
 
 @dataclass(frozen=True)
+class Spliced:
+    """A video whose clock jumps at these seconds, because recordings were put one after the other. Times
+    continue there without a gap, as in players."""
+
+    video_id: str
+    at: list[float]
+
+
+@dataclass(frozen=True)
 class Progress:
     """How far an embed job is. `hours` (of video) and `frames` count this run's work only.
 
@@ -108,6 +117,7 @@ class Summary:
     seconds: float = 0.0
     frames_per_second: float = 0.0
     hours_per_hour: float = 0.0
+    spliced: list[Spliced] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)  # files of the inputs that are not named like videos
 
 

@@ -21,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 import pyarrow as pa
 from pyarrow import fs
 
-from vmr_ray.errors import VmrError, one_line
+from vmr_ray.errors import FullDiskError, VmrError, causes, full_disk, is_full_disk, one_line
 
 _MAX_NAME = 255  # bytes
 TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.part$")  # how the names of unfinished files end
@@ -142,8 +142,26 @@ def temporary_name(filesys: fs.FileSystem, path: str) -> Iterator[str]:
     """A free name next to `path`, to write to and then move; missing folders are made.
 
     If the block raises, the file of that name is deleted. An object store needs this too: closing a stream
-    completes the upload, even when the block that wrote to it has failed.
+    completes the upload, even when the block that wrote to it has failed. The error of a full disk names the
+    path.
     """
+    with naming_full_disk(path), _temporary_name(filesys, path) as temporary:
+        yield temporary
+
+
+@contextmanager
+def naming_full_disk(path: str) -> Iterator[None]:
+    """Put the path that is written into the error of a full disk; those of pyarrow and Ray have none."""
+    try:
+        yield
+    except Exception as error:
+        if not is_full_disk(error) or any(isinstance(cause, FullDiskError) for cause in causes(error)):
+            raise
+        raise full_disk(path) from error
+
+
+@contextmanager
+def _temporary_name(filesys: fs.FileSystem, path: str) -> Iterator[str]:
     filesys.create_dir(str(PurePosixPath(path).parent), recursive=True)
     ending = f".{uuid.uuid4().hex}.part"
     folder, slash, name = path.rpartition("/")

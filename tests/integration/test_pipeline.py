@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 
+from tests.reported import KINDS
+from vmr_ray import cli
 from vmr_ray.embedding.embed import embed
 from vmr_ray.errors import VmrError
 from vmr_ray.evaluation.evaluate import evaluate
 from vmr_ray.features import FeatureStore
 from vmr_ray.model.checkpoint import load_network, save_checkpoint
+from vmr_ray.schema import Spliced
 from vmr_ray.search.build import build_index
 from vmr_ray.search.searcher import Searcher
 from vmr_ray.search.tables import IndexTables
@@ -90,11 +94,14 @@ def test_a_cut_file_gives_its_readable_frames(cluster, world, features: Path, tm
     remux_index_first(one, tmp_path / "cut.mp4")
     data = (tmp_path / "cut.mp4").read_bytes()
     (tmp_path / "cut.mp4").write_bytes(data[: len(data) * 2 // 3])
-    summary = embed([tmp_path / "cut.mp4"], tmp_path / "out")
-    assert (summary.embedded, summary.quarantined) == (1, [])
+    spliced = KINDS["clock_jumps.ts"](tmp_path / "spliced.ts")
+    summary = embed([tmp_path / "cut.mp4", spliced], tmp_path / "out")
+    assert (summary.embedded, summary.quarantined) == (2, [])
+    assert summary.spliced == [Spliced("spliced.ts", [2.0])]
     (partial,) = summary.partial
     assert partial.video_id == "cut.mp4" and "frames that it declares" in partial.damage
-    (video,) = FeatureStore.open(str(tmp_path / "out"))
+    video, whole_stream = FeatureStore.open(str(tmp_path / "out"))
+    assert whole_stream.video_id == "spliced.ts" and not whole_stream.partial
     (whole,) = (v for v in FeatureStore.open(str(features)) if v.video_id == one.name)
     assert video.partial and 1 < len(video.features) < len(whole.features)
     np.testing.assert_array_equal(video.features[:-1], whole.features[: len(video.features) - 1])
@@ -250,9 +257,10 @@ def test_index_of_another_checkpoint_is_refused(index: Path, features: Path, tra
         build_index(features, tmp_path / "retrained", index)
 
 
-def test_the_pipeline_does_what_has_changed(cluster, world, tmp_path: Path):
+def test_the_pipeline_does_what_has_changed(cluster, world, tmp_path: Path, monkeypatch, capsys):
     videos = tmp_path / "videos"
     shutil.copytree(world.videos, videos)
+    (videos / "notes.txt").write_text("milk")
     removed = videos / "removed.mp4"
     shutil.copyfile(min(world.videos.glob("*.mp4")), removed)
     settings = {
@@ -278,3 +286,20 @@ def test_the_pipeline_does_what_has_changed(cluster, world, tmp_path: Path):
     removed.unlink()
     again = {"embed": "done", "train": "skipped", "evaluate": "done", "index": "done"}
     assert statuses(evaluate__nms=0.4) == again
+
+    plan = tmp_path / "plan.yaml"
+    plan.write_text("".join(f"{key}: {json.dumps(value)}\n" for key, value in nested(settings).items()))
+    monkeypatch.setattr(sys, "argv", ["vmr", "pipeline", "--config", str(plan), "--set", "evaluate.nms=0.4"])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert not stop.value.code
+    assert "left out not the name of a video: notes.txt\n" in capsys.readouterr().err
+
+
+def nested(settings: dict[str, object]) -> dict[str, dict[str, object]]:
+    """`section.key` -> value, as sections of a config file."""
+    sections: dict[str, dict[str, object]] = {}
+    for name, value in settings.items():
+        section, _, key = name.partition(".")
+        sections.setdefault(section, {})[key] = value
+    return sections

@@ -27,7 +27,8 @@ def up(tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture[str]) -> Calla
         with pytest.raises(SystemExit) as stop:
             cli.main()
         assert not stop.value.code
-        return capsys.readouterr().out
+        printed = capsys.readouterr()
+        return printed.out + printed.err
 
     return run
 
@@ -37,8 +38,10 @@ def test_without_training(cluster, world, tmp_path: Path, up: Callable[..., str]
     folder.mkdir()
     video = min(world.videos.glob("*.mp4"))
     shutil.copy(video, folder)
+    (folder / "notes.txt").write_text("milk")
     said = up("--encoder", f"hf:{save_tiny(tmp_path / 'clip', 'clip')}")
     assert "1 embedded, 1 indexed" in said and video.name in said
+    assert "left out not the name of a video: notes.txt\n" in said
 
 
 def test_without_naming_a_model(cluster, world, tmp_path: Path, up: Callable[..., str], monkeypatch):

@@ -24,7 +24,7 @@ from vmr_ray.cli.search import search
 from vmr_ray.cli.serve import serve
 from vmr_ray.cli.train import train
 from vmr_ray.cli.up import up
-from vmr_ray.errors import VmrError, error_message, one_line
+from vmr_ray.errors import VmrError, causes, error_message, is_full_disk, one_line
 
 app = typer.Typer(
     name="vmr",
@@ -76,25 +76,17 @@ def main() -> None:
         if sentence is None:
             raise
         print_labelled("error:", sentence, "bold red")
-        sys.exit(2 if isinstance(error, VmrError) else 1)
+        sys.exit(2 if isinstance(error, VmrError) and not is_full_disk(error) else 1)
 
 
-def sentence_of(error: BaseException | None) -> str | None:
+def sentence_of(error: BaseException) -> str | None:
     """The sentence to print if a person can fix the error, also one raised in a Ray worker; else None."""
-    while error is not None:
-        if isinstance(error, VmrError):
-            return error_message(error)
-        cause = getattr(error, "cause", None)
-        if isinstance(error, OSError):
-            return f"{type(cause or error).__name__}: {one_line(error)}"
-        error = cause or _training_failure(error) or error.__cause__
+    for cause in causes(error):
+        if isinstance(cause, VmrError):
+            return error_message(cause)
+        if isinstance(cause, OSError):
+            return f"{type(getattr(cause, 'cause', None) or cause).__name__}: {one_line(cause)}"
     return None
-
-
-def _training_failure(error: BaseException) -> BaseException | None:
-    """What Ray Train's error is about: an error of a training process, or of the process that leads them."""
-    failures: dict[int, BaseException] = getattr(error, "worker_failures", {})
-    return next(iter(failures.values()), getattr(error, "controller_failure", None))
 
 
 def run_job(verb: str) -> None:

@@ -87,6 +87,13 @@ def print_first(label: str, lines: list[str], style: str = "yellow", limit: int 
         print_labelled(label, f"and {len(lines) - limit} more", style)
 
 
+def show_left_out(names: list[str], limit: int = 20) -> None:
+    """Print which files of the inputs were not taken for videos, on one line."""
+    if names:
+        more = f" and {len(names) - limit} more" if len(names) > limit else ""
+        print_labelled("left out", f"not the name of a video: {', '.join(names[:limit])}{more}")
+
+
 def show_quarantined(rows: list[Quarantined]) -> None:
     """Print which videos were quarantined, and why."""
     print_first("quarantined", [f"{row.video_id}: {row.error}" for row in rows])

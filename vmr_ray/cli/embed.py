@@ -17,13 +17,12 @@ from vmr_ray.cli.common import (
     print_line,
     progress_bar,
     read_config,
+    show_left_out,
 )
 from vmr_ray.cli.show import duration
 
 if TYPE_CHECKING:
     from vmr_ray.schema import Progress, Summary
-
-_SHOWN = 20  # names of files that were left out
 
 
 def embed(
@@ -94,9 +93,10 @@ def _show(summary: Summary, to: str) -> None:
     )
     for row in summary.partial:
         print_labelled("partial", f"{row.video_id}: {row.damage}; its readable frames are embedded")
-    if summary.left_out:
-        more = f" and {len(summary.left_out) - _SHOWN} more" if len(summary.left_out) > _SHOWN else ""
-        print_labelled("left out", f"not the name of a video: {', '.join(summary.left_out[:_SHOWN])}{more}")
+    for video in summary.spliced:
+        places = ", ".join(f"{second:.2f} s" for second in video.at)
+        print_labelled("spliced", f"{video.video_id}: its clock jumps at {places}; times go on without a gap")
+    show_left_out(summary.left_out)
     for bad in summary.quarantined:
         print_labelled("quarantined", f"{bad.video_id} ({bad.stage}): {bad.error}")
 

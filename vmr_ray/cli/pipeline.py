@@ -17,6 +17,7 @@ from vmr_ray.cli.common import (
     print_json,
     print_labelled,
     print_line,
+    show_left_out,
 )
 
 
@@ -51,6 +52,7 @@ def pipeline(
     for name, step in outcome.steps.items():
         if not as_json:
             print_line(f"{name}: {step.status}, {step.seconds:.0f} s")
+            show_left_out(step.result.get("left_out", []))
         if step.error:
             print_labelled("error:", f"{name}: {step.error}", "bold red")
     if as_json:

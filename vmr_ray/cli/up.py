@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from vmr_ray.cli.common import has_display, out, plain, progress_bar, show_quarantined, waiting
+from vmr_ray.cli.common import has_display, out, plain, progress_bar, show_left_out, show_quarantined, waiting
 from vmr_ray.cli.show import moments_table
 
 
@@ -62,6 +62,7 @@ def up(
             lambda indexed, todo: bar(indexed, "indexed", todo),
         )
     show_quarantined(done.quarantined)
+    show_left_out(done.left_out)
     out.print(
         f"{done.videos} videos searchable: {done.embedded} embedded, {done.indexed} indexed, "
         f"{done.forgotten} gone -> {Path(done.index).parent}",

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from vmr_ray.schema import Partial, Progress, Quarantined, Summary, Video
+from vmr_ray.schema import Partial, Progress, Quarantined, Spliced, Summary, Video
 
 
 @dataclass
@@ -29,6 +29,7 @@ class Tally:
         """`videos` counts those that are finished already, too; `progress` is called after each row."""
         self.failed: dict[str, Quarantined] = {}
         self._damage: dict[str, str] = {}
+        self._splices: dict[str, list[float]] = {}
         self._unfinished: dict[str, _Unfinished] = {}
         self._videos, self._progress = videos, progress
         self._done, self._frames, self._seconds = videos - len(todo), 0, 0.0
@@ -58,6 +59,8 @@ class Tally:
             self._worked += self._weights[name] * share
             if row["damage"]:
                 self._damage.setdefault(name, row["damage"])
+            if row["splices"]:
+                self._splices[name] = row["splices"]
             if row["last"]:
                 video.last = row["chunk"]
             if video.last is not None and len(video.chunks) == video.last + 1:
@@ -75,6 +78,7 @@ class Tally:
             self._seconds -= video.seconds
             self._worked -= self._weights[video_id] * video.share
         self._damage.pop(video_id, None)
+        self._splices.pop(video_id, None)
 
     def summary(self, embedded: int, skipped: int) -> Summary:
         elapsed = time.monotonic() - self._began
@@ -84,6 +88,7 @@ class Tally:
             skipped=skipped,
             quarantined=[self.failed[name] for name in sorted(self.failed)],
             partial=[Partial(name, self._damage[name]) for name in sorted(self._damage)],
+            spliced=[Spliced(name, self._splices[name]) for name in sorted(self._splices)],
             hours=self._seconds / 3600,
             frames=self._frames,
             seconds=elapsed,

@@ -20,7 +20,7 @@ from vmr_ray.config import EmbedConfig
 from vmr_ray.encoders import FrameEncoder, frame_encoder, frame_scaling, frame_spec
 from vmr_ray.errors import VmrError, one_line
 from vmr_ray.features import FeatureStore
-from vmr_ray.features.chunks import COLUMNS, chunk_row
+from vmr_ray.features.chunks import COLUMNS, chunk_row, version_key
 from vmr_ray.schema import Chunk, Quarantined, Video
 from vmr_ray.storage import filesystem, is_remote
 from vmr_ray.video.decode.decoder import DecodedChunk, DecodeError, FrameDecoder
@@ -47,6 +47,8 @@ _CHUNK = [
     *(column.with_nullable(True) for column in COLUMNS),
     ("size", pa.int64()),
     ("damage", pa.string()),
+    ("splices", pa.list_(pa.float64())),
+    ("pictures", pa.list_(pa.struct([("second", pa.float64()), ("jpeg", pa.binary())]))),
     ("stage", pa.string()),
     ("error", pa.string()),
     ("attempts", pa.int32()),
@@ -56,7 +58,7 @@ _FRAMES = pa.schema([*_CHUNK, ("frames", pa.large_binary())])
 _FEATURES = pa.schema([*_CHUNK, ("features", pa.large_binary())])
 _WRITTEN = pa.schema(
     [
-        *(column for column in pa.schema(_CHUNK) if column.name not in ("times", "edges")),
+        *(column for column in pa.schema(_CHUNK) if column.name not in ("times", "edges", "pictures")),
         ("frames", pa.int64()),
         ("seconds", pa.float64()),
     ]
@@ -161,6 +163,9 @@ class Write:
         if row["error"] is None:
             features = np.frombuffer(row["features"], np.float16).reshape(-1, self.store.spec.dim)
             names = ("last", "duration", "times", "edges", "damage")
+            if pictures := [(picture["second"], picture["jpeg"]) for picture in row["pictures"]]:
+                version = version_key(video.fingerprint)
+                self.store.pictures.write(video.video_id, version, row["chunk"], pictures)
             self.store.write_chunk(video, Chunk(row["chunk"], *(row[name] for name in names)), features)
             row["frames"], row["seconds"] = len(features), row["edges"][-1] - row["edges"][0]
         elif row["stage"] != DIVIDED:
@@ -183,8 +188,9 @@ class DecodeEncodeWrite:
 
 
 def _frames_row(video: Video, chunk: DecodedChunk) -> pa.Table:
-    extra = {"size": video.size, "damage": chunk.damage, "frames": chunk.frames.tobytes()}
-    return _one_row(_FRAMES, chunk_row(video, chunk) | extra)
+    extra: dict[str, Any] = {"size": video.size, "damage": chunk.damage, "splices": chunk.splices}
+    extra["pictures"] = [{"second": second, "jpeg": jpeg} for second, jpeg in chunk.pictures]
+    return _one_row(_FRAMES, chunk_row(video, chunk) | extra | {"frames": chunk.frames.tobytes()})
 
 
 def _error_row(video: Video, stage: str, error: Exception, attempts: int) -> pa.Table:

@@ -4,6 +4,7 @@
     STORE/chunks/<aa>/<video>-<version>-<chunk>.parquet  one file per chunk, `-last` on the final one
     STORE/packs/<number>-<id>.parquet, .json             many chunks, one row group each, and their names
     STORE/quarantine/<video>.json                        videos that failed, and why
+    STORE/pictures/<video>-<version>/<chunk>.parquet     see pictures.py
 
 A file appears by rename, so it is either whole or missing. Its name tells which video, which version of the
 video and which chunk is in it, so one listing shows what is finished. `<video>` and `<version>` are hashes of
@@ -26,6 +27,7 @@ from vmr_ray.features.catalogue import THREADS, Catalogue, VideoVersion
 from vmr_ray.features.chunk_files import ChunkFiles
 from vmr_ray.features.chunks import matrix, values, version_key, video_key
 from vmr_ray.features.folder import StoreFolder
+from vmr_ray.features.pictures import Pictures
 from vmr_ray.features.quarantine import Quarantine
 from vmr_ray.schema import STORE_FORMAT, Chunk, StoreSpec, Video, VideoFeatures
 from vmr_ray.storage import absolute, exists, join, read_json, write_json
@@ -41,6 +43,7 @@ class FeatureStore:
         catalogue: which versions of videos are in it, and where.
         chunks: reads and writes single chunks.
         quarantine: the videos that failed.
+        pictures: of videos whose key frames are far apart.
     """
 
     def __init__(self, root: str, spec: StoreSpec):
@@ -50,6 +53,7 @@ class FeatureStore:
         self.catalogue = Catalogue(self.folder)
         self.chunks = ChunkFiles(self.folder, spec.dim)
         self.quarantine = Quarantine(self.folder)
+        self.pictures = Pictures(root)
 
     @classmethod
     def create(cls, root: str, spec: StoreSpec) -> FeatureStore:
@@ -118,10 +122,13 @@ class FeatureStore:
 
     def delete_stale(self, videos: Iterable[Video]) -> None:
         """Delete all versions of `videos` but the current ones."""
+        videos = list(videos)
+        self.pictures.remove([v.video_id for v in videos], [version_key(v.fingerprint) for v in videos])
         self._remove(videos, lambda v, video: v.version != version_key(video.fingerprint))
 
     def delete(self, video_id: str) -> None:
         """Delete all versions of a video."""
+        self.pictures.remove([video_id])
         self.catalogue.remove(self.catalogue.versions().get(video_key(video_id), []))
 
     def _remove(self, videos: Iterable[Video], chosen: Callable[[VideoVersion, Video], bool]) -> None:

@@ -2,6 +2,7 @@
 
 INDEX/*.lance        the tables, see tables.py
 INDEX/checkpoint/    a copy of the checkpoint, so that search needs nothing but the index
+INDEX/pictures/      of videos whose key frames are far apart, see features/pictures.py
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ import pyarrow as pa
 from vmr_ray.config import IndexConfig
 from vmr_ray.errors import VmrError
 from vmr_ray.features import FeatureStore
+from vmr_ray.features.chunks import video_key
+from vmr_ray.features.pictures import Pictures
 from vmr_ray.model.checkpoint import CheckpointInfo, check_weights, load_info
 from vmr_ray.model.loader import load_predictor
 from vmr_ray.model.predictor import Predictor
@@ -36,7 +39,7 @@ from vmr_ray.search.tables import (
     segment_schema,
     window_id,
 )
-from vmr_ray.storage import absolute, exists, join, read_bytes, write_bytes
+from vmr_ray.storage import absolute, exists, is_remote, join, read_bytes, write_bytes
 
 # What a worker returns: one row a window, with its segments and with the row of its video.
 _ENCODED = pa.schema(
@@ -115,6 +118,7 @@ def build_index(
     added = 0
     for rows in _commits(_encode(jobs, store.root, out, config), 16 * config.batch_windows):
         videos = rows.filter(rows["last"]).select(VIDEO_SCHEMA.names)
+        _copy_pictures(store, out, videos)
         tables.add(videos, rows.select(WINDOW_SCHEMA.names), _segment_rows(rows, info.dim))
         added += videos.num_rows
         if progress:
@@ -123,6 +127,17 @@ def build_index(
         tables.optimize(config)
     seconds = time.monotonic() - began
     return IndexSummary(added, tables.videos.count_rows(), tables.segments.count_rows(), seconds)
+
+
+def _copy_pictures(store: FeatureStore, index: str, videos: pa.Table) -> None:
+    """Copy the pictures of videos whose key frames are far apart. Only a local index has any, because the
+    service shows only local files."""
+    if is_remote(index) or not (pictures := store.pictures.versions()):
+        return
+    ids = videos["video_id"].to_pylist()
+    versions = [file_version(version) for version in videos["version"].to_pylist()]
+    keys = {f"{video_key(video_id)}-{version}" for video_id, version in zip(ids, versions, strict=True)}
+    Pictures(index).copy(store.pictures, keys & pictures.keys())
 
 
 def _checked_checkpoint(

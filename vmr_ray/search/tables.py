@@ -13,18 +13,21 @@ lists show. The rows that it leaves are not searched, and `sweep` deletes them.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, NamedTuple
+from functools import wraps
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
 
 from vmr_ray.config import IndexConfig
-from vmr_ray.errors import VmrError, one_line
+from vmr_ray.errors import VmrError, full_disk, one_line
+from vmr_ray.features.pictures import Pictures
 from vmr_ray.search.metadata import tag
 from vmr_ray.search.result import Filter
+from vmr_ray.storage import is_remote
 
 VIDEO_SCHEMA = pa.schema(
     [
@@ -50,6 +53,8 @@ _DELETED_SCHEMA = pa.schema([("video_id", pa.string())])
 _IDS_PER_DELETE = 500
 _OPTIMIZE_ATTEMPTS = 3
 
+Method = TypeVar("Method", bound=Callable[..., Any])
+
 
 def segment_schema(dim: int) -> pa.Schema:
     """The schema of the segments, whose vectors have `dim` numbers."""
@@ -66,16 +71,27 @@ def segment_schema(dim: int) -> pa.Schema:
 
 
 @contextmanager
-def _writing() -> Iterator[None]:
+def _writing(index: str) -> Iterator[None]:
     """Turns LanceDB's errors of the storage into a VmrError."""
     try:
         yield
     except RuntimeError as error:
         if "LanceError(IO)" not in str(error):
             raise
-        full = "No space left on device" in str(error) or "os error 28" in str(error)
-        reason = "its disk is full" if full else one_line(error, 200)
-        raise VmrError(f"cannot write the index ({reason}): make room, then do the same again") from error
+        if "No space left on device" in str(error) or "os error 28" in str(error):
+            raise full_disk(index) from error
+        raise VmrError(f"cannot write {index} ({one_line(error, 200)}): do the same again") from error
+
+
+def _writes(method: Method) -> Method:
+    """A method of `IndexTables` whose errors of the storage are VmrErrors."""
+
+    @wraps(method)
+    def call(self: IndexTables, *args: Any, **kwargs: Any) -> Any:
+        with _writing(str(self.videos.uri).rpartition("/")[0]):
+            return method(self, *args, **kwargs)
+
+    return cast("Method", call)
 
 
 class SegmentRows(NamedTuple):
@@ -119,7 +135,6 @@ class IndexTables:
             raise VmrError(f"cannot read the index {index}: {one_line(error)}") from None
 
     @classmethod
-    @_writing()
     def create(cls, index: str, dim: int) -> IndexTables:
         """The tables of the index, created where they are missing; segment vectors have `dim` numbers."""
         connection = _connect(index)
@@ -129,7 +144,10 @@ class IndexTables:
             "segments": segment_schema(dim),
             "deleted": _DELETED_SCHEMA,
         }
-        return cls(*(connection.create_table(name, schema=s, exist_ok=True) for name, s in schemas.items()))
+        with _writing(index):
+            return cls(
+                *(connection.create_table(name, schema=s, exist_ok=True) for name, s in schemas.items())
+            )
 
     # -- reading ---------------------------------------------------------------------------------
 
@@ -221,7 +239,7 @@ class IndexTables:
 
     # -- writing ---------------------------------------------------------------------------------
 
-    @_writing()
+    @_writes
     def add(self, videos: pa.Table, windows: pa.Table, segments: pa.Table) -> None:
         """Append rows of windows and segments; then make `videos` searchable, in place of older versions.
 
@@ -239,7 +257,7 @@ class IndexTables:
         if replaced:
             self._delete_uncounted(replaced)
 
-    @_writing()
+    @_writes
     def delete_videos(self, video_ids: Collection[str]) -> None:
         """Delete videos for good: `build_index` adds them again only if they are named.
 
@@ -257,14 +275,16 @@ class IndexTables:
             self.deleted.add(pa.table({"video_id": pa.array(new)}))
         self.forget_videos(ids)
 
-    @_writing()
+    @_writes
     def forget_videos(self, video_ids: Iterable[str]) -> None:
         """Delete all rows of videos; `build_index` adds them again once they have features."""
         ids = list(video_ids)
         for table in (self.videos, self.segments, self.windows):
             _delete_where_in(table, "video_id", ids)
+        if not is_remote(uri := str(self.videos.uri)):
+            Pictures(uri.rpartition("/")[0]).remove(ids)
 
-    @_writing()
+    @_writes
     def sweep(self) -> None:
         """Complete what interrupted calls have left. Only for the one process that writes to the index."""
         self.forget_videos(self.deleted_ids() & set(self.video_ids()))
@@ -281,13 +301,13 @@ class IndexTables:
             ids = search.limit(None).to_arrow()["window_id"].unique().to_pylist()
             _delete_where_in(table, "window_id", [i for i in ids if version_of(i) not in counted])
 
-    @_writing()
+    @_writes
     def restore_videos(self, video_ids: Iterable[str]) -> None:
         """Take videos off the list of deleted ones."""
         if restored := self.deleted_ids() & set(video_ids):
             self.deleted.delete(_where_in("video_id", restored))
 
-    @_writing()
+    @_writes
     def optimize(self, config: IndexConfig) -> None:
         """Merge small files, create the indexes that search needs, and take new rows into them."""
         if "window_id" not in _indexed_columns(self.windows):

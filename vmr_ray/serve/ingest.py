@@ -100,9 +100,9 @@ class IngestQueue:
             except (VmrError, OSError) as error:
                 with suppress(VmrError, OSError):
                     self._release(uri)
-                if isinstance(error, VmrError):
-                    raise
-                raise storage_error(error) from None
+                if isinstance(error, OSError):
+                    raise storage_error(error) from None
+                raise
             self._queue.put(job.job_id)
             return job
 

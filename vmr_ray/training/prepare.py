@@ -18,7 +18,7 @@ from vmr_ray.encoders import TextEncoder, text_encoder
 from vmr_ray.evaluation.controls import fit_constants
 from vmr_ray.features import FeatureStore
 from vmr_ray.schema import Annotation, Span
-from vmr_ray.storage import exists, filesystem, join, write_bytes
+from vmr_ray.storage import exists, filesystem, join, naming_full_disk, write_bytes
 from vmr_ray.training.batches import ROW_SCHEMA, clip, to_row
 
 if TYPE_CHECKING:
@@ -128,19 +128,20 @@ def write_rows(
         return _measure(out)
     if filesys.get_file_info(path).type == fs.FileType.Directory:
         filesys.delete_dir(path)
-    if len(items) <= _PREPARE_VIDEOS:
-        filesys.create_dir(path, recursive=True)
-        rows = maker(store.root, argument)(pa.Table.from_pylist(items))
-        pq.write_table(rows, f"{path}/rows.parquet", filesystem=filesys)
-    else:
-        ray.data.from_items(items, override_num_blocks=min(len(items), 64)).map_batches(
-            maker,
-            batch_size=_PREPARE_VIDEOS,
-            batch_format="pyarrow",
-            fn_constructor_args=(store.root, argument),
-            compute=autoscaling_pool(math.ceil(len(items) / _PREPARE_VIDEOS)),
-            num_cpus=1,
-        ).write_parquet(out)
+    with naming_full_disk(path):
+        if len(items) <= _PREPARE_VIDEOS:
+            filesys.create_dir(path, recursive=True)
+            rows = maker(store.root, argument)(pa.Table.from_pylist(items))
+            pq.write_table(rows, f"{path}/rows.parquet", filesystem=filesys)
+        else:
+            ray.data.from_items(items, override_num_blocks=min(len(items), 64)).map_batches(
+                maker,
+                batch_size=_PREPARE_VIDEOS,
+                batch_format="pyarrow",
+                fn_constructor_args=(store.root, argument),
+                compute=autoscaling_pool(math.ceil(len(items) / _PREPARE_VIDEOS)),
+                num_cpus=1,
+            ).write_parquet(out)
     write_bytes(join(out, marker), b"")
     return _measure(out)
 

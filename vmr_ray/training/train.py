@@ -28,7 +28,7 @@ from vmr_ray.errors import VmrError
 from vmr_ray.features import FeatureStore
 from vmr_ray.model.checkpoint import CheckpointInfo
 from vmr_ray.schema import Annotation, StoreSpec
-from vmr_ray.storage import absolute, filesystem, join, read_json, replacing, write_json
+from vmr_ray.storage import absolute, filesystem, join, naming_full_disk, read_json, replacing, write_json
 from vmr_ray.training.loop import train_loop
 from vmr_ray.training.prepare import Prepared, prepare, read_rows, split
 from vmr_ray.training.schedule import out_of_patience
@@ -179,7 +179,7 @@ def fit(
     out: str, prepared: dict[str, Prepared], info: CheckpointInfo, config: Config, report: Report | None
 ) -> TrainResult:
     """Train a network of `info` on prepared rows in OUT; see `train`."""
-    with tracked(out, config, report) as tracked_report:
+    with naming_full_disk(join(out, "run")), tracked(out, config, report) as tracked_report:
         history, best_metrics = _fit(out, prepared, info, config, tracked_report)
     return TrainResult(
         best=f"{out}/best",

@@ -11,11 +11,13 @@ from typing import Any
 
 import av
 from av.video.frame import PictureType
+from av.video.reformatter import ColorRange, Colorspace
 
 from vmr_ray.video.decode.clock import Clock
 from vmr_ray.video.decode.frame_index import OPTIONS
+from vmr_ray.video.decode.hdr import as_sdr, is_hdr
 from vmr_ray.video.decode.on_screen import ShownFrame, clock_of, frames_of_span
-from vmr_ray.video.decode.pyav_reader import quarter_turns
+from vmr_ray.video.decode.pyav_reader import orientation
 
 _CLOCK = Fraction(1, 90_000)
 _SOUND_RATE, _SOUND_FRAME = 48_000, 1024  # samples a second, samples a frame of AAC
@@ -43,10 +45,9 @@ def write_clip(path: str, start: float, end: float, out: str) -> None:
         picture.pix_fmt = "yuv420p"
         picture.codec_context.time_base = _CLOCK
         picture.codec_context.thread_count = 2
-        for name in ("color_primaries", "color_trc", "colorspace", "color_range"):
-            if (value := getattr(first.picture, name, None)) is not None:
-                with suppress(ValueError, AttributeError):
-                    setattr(picture.codec_context, name, int(value))
+        for name, value in _colours(first.picture).items():
+            with suppress(ValueError, AttributeError):
+                setattr(picture.codec_context, name, value)
         track: Any = None
         if first_sound is not None:
             track = target.add_stream("aac", rate=_SOUND_RATE)
@@ -58,6 +59,14 @@ def write_clip(path: str, start: float, end: float, out: str) -> None:
         target.mux(picture.encode(None))
         if track is not None:
             target.mux(track.encode(None))
+
+
+def _colours(picture: av.VideoFrame) -> dict[str, int]:
+    """How the clip's pictures declare their colours: as the video does, and HDR ones as SDR."""
+    names = ("color_primaries", "color_trc", "colorspace", "color_range")
+    if is_hdr(picture.color_trc):
+        return dict.fromkeys(names, 1)  # BT.709, limited range
+    return {name: int(value) for name in names if (value := getattr(picture, name, None)) is not None}
 
 
 def _chain(first: _Timed, rest: Iterator[_Timed]) -> Iterator[_Timed]:
@@ -87,7 +96,7 @@ class _Upright:
     """Makes a clip's pictures: rotated as the display matrix demands, of square pixels, with even sides."""
 
     def __init__(self, first: ShownFrame):
-        self._turns = quarter_turns(first.picture)
+        self._turns, self._mirrored = orientation(first.picture)
         size = (round(first.picture.width * first.aspect), first.picture.height)
         across, down = size[::-1] if self._turns % 2 else size
         self.size = (max(2, across // 2 * 2), max(2, down // 2 * 2))
@@ -96,7 +105,12 @@ class _Upright:
 
     def frame(self, picture: av.VideoFrame, at: float) -> av.VideoFrame:
         """The picture at `at` seconds of the clip. The frame itself is left as it was."""
-        result = self._rotated(picture).reformat(*self.size, "yuv420p")
+        if is_hdr(picture.color_trc):
+            result = self._rotated(as_sdr(picture)).reformat(
+                *self.size, "yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
+            )
+        else:
+            result = self._rotated(picture).reformat(*self.size, "yuv420p")
         if result is picture:
             result = picture.reformat(*self.size, "rgb24").reformat(*self.size, "yuv420p")
         result.pts, result.time_base = round(at / _CLOCK), _CLOCK
@@ -104,18 +118,16 @@ class _Upright:
         return result
 
     def _rotated(self, picture: av.VideoFrame) -> av.VideoFrame:
-        if not self._turns:
+        if not self._turns and not self._mirrored:
             return picture
         layout = (picture.width, picture.height, picture.format.name)
         if self._graph is None or self._layout != layout:
-            names: dict[int, list[tuple[str, str | None]]] = {
-                1: [("transpose", "cclock")],
-                2: [("hflip", None), ("vflip", None)],
-            }
+            filters: list[tuple[str, str | None]] = [("vflip", None)] if self._mirrored else []
+            filters += [("transpose", "cclock")] * self._turns
             graph = av.filter.Graph()
             width, height, name = layout
             node = graph.add_buffer(width=width, height=height, format=name, time_base=_CLOCK)
-            for filter_name, argument in names.get(self._turns, [("transpose", "clock")]):
+            for filter_name, argument in filters:
                 following = graph.add(filter_name, argument)
                 node.link_to(following)
                 node = following

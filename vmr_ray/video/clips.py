@@ -10,47 +10,80 @@ decoder costs one answer, not the service.
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 import subprocess
 import sys
+import threading
+import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import av
-import numpy as np
-from av.video.reformatter import Interpolation, VideoReformatter
 
-from vmr_ray.errors import VmrError
+from vmr_ray.errors import VmrError, is_full_disk
 from vmr_ray.storage import filesystem, refuse_input, temporary_name
 from vmr_ray.video.clip_file import write_clip
 from vmr_ray.video.decode.isolation import isolate
-from vmr_ray.video.decode.on_screen import EndedError, clock_of, frame_on_screen, shown_first
-from vmr_ray.video.decode.pyav_reader import quarter_turns
+from vmr_ray.video.decode.on_screen import EndedError, FarError, clock_of, frame_on_screen, shown_first
+from vmr_ray.video.decode.picture import jpeg
 from vmr_ray.video.decode.sniff import refusal
 
 MAX_CLIP = 600.0  # seconds
 _MEMORY_GB = 8.0
-_ENDED = 3  # exit code: the file is readable, but the span lies behind its end
+# Exit codes: the file is readable, but the span lies behind its end; there is no room for the clip; too many
+# frames would have to be decoded.
+_ENDED, _FULL, _FAR = 3, 4, 5
+_POLL = 0.2  # seconds between two looks at whether a process is still wanted
+_DESCRIPTORS = Path("/proc/self/fd")  # of Linux: opens the file of a descriptor again
 
 
-def thumbnail(path: str | Path, second: float, width: int = 320, timeout: float = 20) -> bytes:
+def thumbnail(
+    path: str | Path,
+    second: float,
+    width: int = 320,
+    timeout: float = 20,
+    descriptor: int | None = None,
+    max_decoded: int | None = None,
+) -> bytes:
     """The frame on screen at `second` as a JPEG of at most `width` pixels in width.
+
+    Args:
+        descriptor: of the open file, which is read instead of what `path` leads to by now.
+        max_decoded: limit to the frames that are decoded for it.
 
     Raises:
         VmrError: the file cannot be read in `timeout` seconds.
+        FarError: the limit is reached.
     """
-    return _run(["thumbnail", str(path), str(second), str(width)], path, timeout)
+    limit = [] if max_decoded is None else [str(max_decoded)]
+    return _run("thumbnail", path, [str(second), str(width), *limit], timeout, descriptor)
 
 
-def clip(path: str | Path, start: float, end: float, out: str | Path, timeout: float = 300) -> Path:
+def clip(
+    path: str | Path,
+    start: float,
+    end: float,
+    out: str | Path,
+    timeout: float = 300,
+    descriptor: int | None = None,
+    stop: threading.Event | None = None,
+) -> Path:
     """Cut `[start, end)` seconds of a video, with sound, into the MP4 file `out`.
 
     The cut is exact to the frame, so the clip is re-encoded. It begins with the frame on screen at `start`.
 
+    Args:
+        descriptor: as for `thumbnail`.
+        stop: when it is set, the decoder is ended.
+
     Raises:
         VmrError: the span is empty, longer than MAX_CLIP or behind the video's end, the file cannot be read,
-            or `out` is the video itself.
+            `out` is the video itself, or `stop` was set.
+        OSError: `out` cannot be written.
     """
     if not 0 <= start < end:
         raise VmrError(
@@ -61,7 +94,7 @@ def clip(path: str | Path, start: float, end: float, out: str | Path, timeout: f
     refuse_input(out, [path])
     files, target = filesystem(str(out))
     with temporary_name(files, target) as temporary:
-        _run(["clip", str(path), str(start), str(end), temporary], path, timeout)
+        _run("clip", path, [str(start), str(end), temporary], timeout, descriptor, stop)
         Path(temporary).replace(target)
     return Path(out)
 
@@ -79,46 +112,66 @@ class Playback:
     searched_stream: bool
 
 
-def playback(path: str | Path, timeout: float = 20) -> Playback:
-    """How a player shows the file, read from the file's beginning.
+def playback(path: str | Path, timeout: float = 20, descriptor: int | None = None) -> Playback:
+    """How a player shows the file, read from the file's beginning; `descriptor` as for `thumbnail`.
 
     Raises:
         VmrError: the file cannot be read in `timeout` seconds.
     """
-    return Playback(**json.loads(_run(["playback", str(path)], path, timeout)))
+    return Playback(**json.loads(_run("playback", path, [], timeout, descriptor)))
 
 
-def _run(arguments: list[str], path: str | Path, timeout: float) -> bytes:
-    name = Path(path).name
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "vmr_ray.video.clips", *arguments], capture_output=True, timeout=timeout
-        )
-    except subprocess.TimeoutExpired:
-        raise VmrError(f"{name} could not be read in {timeout:g} s") from None
-    if done.returncode:
-        reason = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-        if done.returncode == _ENDED:
+def _run(
+    verb: str,
+    path: str | Path,
+    arguments: list[str],
+    timeout: float,
+    descriptor: int | None,
+    stop: threading.Event | None = None,
+) -> bytes:
+    name, opened = Path(path).name, str(path)
+    passed: tuple[int, ...] = ()
+    if descriptor is not None and _DESCRIPTORS.is_dir():
+        opened, passed = str(_DESCRIPTORS / str(descriptor)), (descriptor,)
+    command = [sys.executable, "-m", "vmr_ray.video.clips", verb, opened, *arguments]
+    deadline = time.monotonic() + timeout
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, pass_fds=passed
+    ) as process:
+        answer = None
+        while answer is None:
+            if time.monotonic() > deadline or (stop and stop.is_set()):
+                process.kill()
+                raise VmrError(f"{name} could not be read in {timeout:g} s")
+            with suppress(subprocess.TimeoutExpired):
+                answer, errors = process.communicate(timeout=_POLL)
+    if process.returncode:
+        reason = errors.decode(errors="replace").strip().rpartition("\n")[2]
+        if process.returncode == _ENDED:
             raise VmrError(f"{name}: {reason}")
-        raise VmrError(f"{name} could not be read: {reason or f'the decoder died ({done.returncode})'}")
-    return done.stdout
+        if process.returncode == _FAR:
+            raise FarError(name)
+        if process.returncode == _FULL:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise VmrError(f"{name} could not be read: {reason or f'the decoder died ({process.returncode})'}")
+    return answer
 
 
-def make_thumbnail(path: str, second: float, width: int) -> bytes:
-    """`thumbnail` in this process."""
+def make_thumbnail(path: str, second: float, width: int, max_decoded: int | None = None) -> bytes:
+    """`thumbnail` in this process. Raises FarError as `frame_on_screen` does."""
+    shown = frame_on_screen(path, second, max_decoded)
+    return jpeg(shown.picture, shown.aspect, width)
+
+
+def narrowed(picture: bytes, width: int) -> bytes:
+    """A JPEG that `thumbnail` made, at most `width` pixels wide."""
     from PIL import Image
 
-    shown = frame_on_screen(path, second)
-    frame = shown.picture
-    turns = quarter_turns(frame)
-    size = np.array([frame.width * shown.aspect, frame.height])
-    size *= min(1.0, width / size[turns % 2])
-    across, down = np.maximum(1, size.round().astype(int)).tolist()
-    scaled = VideoReformatter().reformat(
-        frame, across, down, format="rgb24", interpolation=Interpolation.BICUBIC, threads=1
-    )
+    image = Image.open(io.BytesIO(picture))
+    if image.width <= width:
+        return picture
     out = io.BytesIO()
-    Image.fromarray(np.rot90(scaled.to_ndarray(), turns)).save(out, "JPEG", quality=80)
+    image.resize((width, max(1, round(image.height * width / image.width)))).save(out, "JPEG", quality=80)
     return out.getvalue()
 
 
@@ -129,16 +182,20 @@ def main(arguments: list[str]) -> None:
         if reason := refusal(path):
             sys.exit(reason.replace(path, "it", 1))
         if verb == "thumbnail":
-            sys.stdout.buffer.write(make_thumbnail(path, float(rest[0]), int(rest[1])))
+            sys.stdout.buffer.write(make_thumbnail(path, float(rest[0]), *map(int, rest[1:])))
         elif verb == "playback":
             # A clock that begins below 0 is moved to 0 by players.
             print(json.dumps(asdict(Playback(max(0.0, clock_of(path)[0]), shown_first(path)))))
         else:
             write_clip(path, float(rest[0]), float(rest[1]), rest[2])
+    except FarError:
+        sys.exit(_FAR)
     except EndedError as error:
         print(error, file=sys.stderr)
         sys.exit(_ENDED)
     except (OSError, ValueError, IndexError, av.FFmpegError) as error:
+        if is_full_disk(error):
+            sys.exit(_FULL)
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         sys.exit(reason or type(error).__name__)
 

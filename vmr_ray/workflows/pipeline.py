@@ -14,7 +14,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -110,8 +110,9 @@ def run_pipeline(plan: Plan, log: Log = lambda line: None) -> Outcome:
             }
             # All of them before hours of embedding: a mistake in a line is reported at once.
             sets = {name: load_annotations(path) for name, path in files.items()}
-            videos = find_videos(section.videos, config.embed.storage_roots)
-            _run(steps, config, videos, sets)
+            left_out: list[str] = []
+            videos = find_videos(section.videos, config.embed.storage_roots, left_out)
+            _run(steps, config, videos, left_out, sets)
         except Exception as error:
             steps.fail(error)
     return outcome
@@ -121,15 +122,17 @@ def _run(
     steps: StepRunner,
     config: Config,
     videos: Sequence[Video],
+    left_out: list[str],
     sets: dict[str, AnnotationSet],
 ) -> None:
-    """All steps. `sets` are the annotations, by "annotations", "val" and "test"."""
+    """All steps. `left_out` are files that are no videos; `sets` are the annotations, by "annotations", "val"
+    and "test"."""
     out, outcome = steps.outcome.out, steps.outcome
     fit = frame_scaling(config.embed.encoder, config.embed.fit).fit
     unusual = [] if fit == "squash" else [fit]  # the names are those that earlier versions gave
     features = f"{out}/features-{_digest(config.embed.encoder, config.embed.decode.sampling, *unusual)}"
     with steps.work("embed") as step:  # never skipped: it finds out itself which videos are finished
-        _embed(step, out, features, videos, config.embed, steps.log)
+        _embed(step, out, features, videos, left_out, config.embed, steps.log)
 
     store = FeatureStore.open(features)
     chunks = store.files()
@@ -172,10 +175,16 @@ def _run(
 
 
 def _embed(
-    step: Step, out: str, features: str, videos: Sequence[Video], config: EmbedConfig, log: Log
+    step: Step,
+    out: str,
+    features: str,
+    videos: Sequence[Video],
+    left_out: list[str],
+    config: EmbedConfig,
+    log: Log,
 ) -> None:
     """Embed the videos, and forget those of earlier calls that are no longer listed."""
-    summary = embed_videos(videos, features, config)
+    summary = replace(embed_videos(videos, features, config), left_out=left_out)
     step.result = asdict(summary)
     failed = len(summary.quarantined)
     if failed > config.max_failed * summary.videos:

@@ -37,7 +37,8 @@ class UpResult:
     """What a call did: the videos it embedded, indexed, forgot and could not embed.
 
     `index` and `features` are directories; `videos` counts all searchable videos, and `deleted` those of the
-    folder that are not, because they were deleted through the service.
+    folder that are not, because they were deleted through the service. `left_out` are the folder's files that
+    are not named like videos.
     """
 
     index: str
@@ -48,6 +49,7 @@ class UpResult:
     forgotten: int
     deleted: int
     quarantined: list[Quarantined]
+    left_out: list[str]
 
 
 def up(
@@ -99,7 +101,8 @@ def up(
     features = root / f"features-{short_hash(settings.encoder + settings.decode.sampling + unusual, 8)}"
     index = root / f"index-{short_hash(model + unusual, 8)}"
 
-    present = find_videos([folder])
+    left_out: list[str] = []
+    present = find_videos([folder], left_out=left_out)
     ids = {video.video_id for video in present}
     embedded = embed_videos(present, features, settings, embed_progress)
     # Files uploaded to the service lie elsewhere, and stay.
@@ -117,6 +120,7 @@ def up(
         forgotten=forgotten,
         deleted=len(IndexTables.open(str(index)).deleted_ids() & ids),
         quarantined=embedded.quarantined,
+        left_out=left_out,
     )
 
 

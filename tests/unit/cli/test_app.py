@@ -17,7 +17,7 @@ from vmr_ray import __version__, cli
 from vmr_ray.cli import doctor
 from vmr_ray.cli.app import app, sentence_of
 from vmr_ray.cli.common import JsonOption, print_json
-from vmr_ray.errors import VmrError
+from vmr_ray.errors import VmrError, full_disk
 from vmr_ray.features import FeatureStore
 from vmr_ray.schema import Chunk, StoreSpec, Video
 
@@ -64,6 +64,7 @@ def one_sentence(code: int, err: str, *parts: str) -> None:
     ("error", "sentence"),
     [
         (OSError(28, "No space left on device"), "OSError: [Errno 28] No space left on device"),
+        (full_disk("/d/a"), "cannot write /d/a (its disk is full): make room, then do the same again"),
         (VmrError("a.parquet is damaged: embed again"), "a.parquet is damaged: embed again"),
         (ValueError("a mistake of the program"), None),
     ],

@@ -26,7 +26,7 @@ from tests.builders import IndexRows, checkpoint_info, index_rows
 from tests.disks import enlarge, small_disk
 from vmr_ray.config import IndexConfig
 from vmr_ray.encoders.imported import write_states
-from vmr_ray.errors import VmrError
+from vmr_ray.errors import FullDiskError, VmrError
 from vmr_ray.model.checkpoint import save_checkpoint
 from vmr_ray.search.result import SearchRequest
 from vmr_ray.search.searcher import Searcher
@@ -206,8 +206,8 @@ def test_a_disk_that_is_full_at_any_write(tmp_path: Path):
                 for step in steps:
                     write_step(index, step)
                     done.append(step)
-            except VmrError as error:
-                assert str(error).startswith("cannot write the index (its disk is full): make room")
+            except FullDiskError as error:
+                assert str(error).startswith(f"cannot write {index} (its disk is full): make room")
                 failed.append(steps[len(done)])
             enlarge(tmp_path, 4000)
             for step in steps[len(done) :]:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import io
 import os
+import threading
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 from PIL import Image
 
+from tests.disks import small_disk
 from tests.reported import KINDS, NOT_FINISHED
-from tests.videos import write_video
-from vmr_ray.errors import VmrError
+from tests.videos import index_frame, read_index, write_video
+from vmr_ray.errors import FullDiskError, VmrError
 from vmr_ray.video.clip_file import write_clip
 from vmr_ray.video.clips import clip, make_thumbnail, thumbnail
 
@@ -78,3 +81,32 @@ def test_pixels_of_any_shape_become_square(tmp_path: Path) -> None:
 def test_a_recording_that_was_cut_off_is_called_so(tmp_path: Path) -> None:
     with pytest.raises(VmrError, match=r"a\.mp4 could not be read: it was cut off while it was recorded"):
         thumbnail(NOT_FINISHED(tmp_path / "a.mp4"), 0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "upright"),
+    [("mirrored.mp4", np.fliplr), ("mirrored_and_turned.mp4", lambda image: image.swapaxes(0, 1))],
+)
+def test_a_mirrored_recording_is_shown_as_in_a_mirror(tmp_path: Path, kind: str, upright) -> None:
+    video = str(KINDS[kind](tmp_path / kind))
+    picture = np.asarray(Image.open(io.BytesIO(make_thumbnail(video, 1, 320))))
+    assert read_index(picture) == read_index(upright(index_frame(25, 64, 48)))
+    assert picture.shape[:2] == upright(np.zeros((48, 64))).shape
+
+
+def test_a_clip_that_nobody_waits_for_is_not_made(tmp_path: Path) -> None:
+    video = write_video(tmp_path / "a.mp4", seconds=2)
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(VmrError, match="could not be read"):
+        clip(video, 0, 1, tmp_path / "out.mp4", stop=stop)
+    assert list(tmp_path.iterdir()) == [video]
+
+
+def test_a_full_disk_names_the_clip_and_leaves_nothing(tmp_path: Path) -> None:
+    video = write_video(tmp_path / "a.mp4", seconds=20, size=(320, 240))
+    with small_disk(tmp_path / "disk", 16):
+        out = tmp_path / "disk" / "clip.mp4"
+        with pytest.raises(FullDiskError, match=rf"^cannot write {out} \(its disk is full\): make room"):
+            clip(video, 0, 20, out)
+        assert list(out.parent.iterdir()) == []

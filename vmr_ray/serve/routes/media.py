@@ -12,9 +12,9 @@ from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
 from fastapi.responses import FileResponse
 from starlette.background import BackgroundTask
 
-from vmr_ray.serve.media import MediaWorkers
+from vmr_ray.serve.media import KeptPictures, MediaWorkers, OpenedVideo
 from vmr_ray.serve.models import Playback
-from vmr_ray.serve.routes.common import CurrentBackend, video_row
+from vmr_ray.serve.routes.common import CurrentBackend, CurrentSettings, video_row
 from vmr_ray.serve.streams import OpenedVideos, open_indexed, stream_file
 from vmr_ray.storage import is_remote
 
@@ -48,12 +48,16 @@ async def get_thumbnail(
     video_id: str,
     backend: CurrentBackend,
     workers: CurrentWorkers,
+    settings: CurrentSettings,
     t: Second = 0.0,
     width: Annotated[int, Query(ge=16, le=1280, description="pixels")] = 320,
 ) -> Response:
     """The frame at a second, as a JPEG."""
-    path = await _local_file(await video_row(backend, video_id))
-    jpeg = await workers.thumbnail(path, t, width)
+    row = await video_row(backend, video_id)
+    kept = None
+    if not is_remote(settings.index):
+        kept = KeptPictures(settings.index.removeprefix("file://"), video_id, row["version"])
+    jpeg = await workers.thumbnail(await _opened(row), t, width, kept)
     return Response(jpeg, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
 
 
@@ -61,7 +65,7 @@ async def get_thumbnail(
 async def get_playback(video_id: str, backend: CurrentBackend, workers: CurrentWorkers) -> Playback:
     """What a player needs to show a second of the video."""
     row = await video_row(backend, video_id)
-    found = await workers.playback(await _local_file(row))
+    found = await workers.playback(await _opened(row))
     return Playback(
         begins=found.begins, searched_stream=found.searched_stream, duration=float(row["duration"])
     )
@@ -72,8 +76,8 @@ async def get_clip(
     video_id: str, start: Second, end: Second, backend: CurrentBackend, workers: CurrentWorkers
 ) -> Response:
     """The span as an MP4, cut exactly."""
-    path = await _local_file(await video_row(backend, video_id))
-    file = await workers.clip(path, start, end)
+    video = await _opened(await video_row(backend, video_id))
+    file = await workers.clip(video, start, end)
     return FileResponse(
         file,
         media_type="video/mp4",
@@ -85,23 +89,23 @@ async def get_clip(
 @router.head("/v1/videos/{video_id:path}/thumbnail", include_in_schema=False)
 async def head_thumbnail(video_id: str, backend: CurrentBackend) -> Response:
     """Whether there is a file to take a frame of; nothing is decoded."""
-    await _local_file(await video_row(backend, video_id))
+    (await _opened(await video_row(backend, video_id))).file.close()
     return Response(media_type="image/jpeg")
 
 
 @router.head("/v1/videos/{video_id:path}/clip", include_in_schema=False)
 async def head_clip(video_id: str, backend: CurrentBackend) -> Response:
     """Whether there is a file to cut a clip of; nothing is decoded."""
-    await _local_file(await video_row(backend, video_id))
+    (await _opened(await video_row(backend, video_id))).file.close()
     return Response(media_type="video/mp4")
 
 
-async def _local_file(row: Mapping[str, Any]) -> Path:
-    """The path of a video's file, without links. Raises HTTPException if it is not the one that was indexed,
-    or not on this machine."""
+async def _opened(row: Mapping[str, Any]) -> OpenedVideo:
+    """The open file of a video. Raises HTTPException if it is not the one that was indexed, or not on this
+    machine."""
     video_id = row["video_id"]
     if is_remote(row["uri"]):
         raise HTTPException(404, f"the file of the video {video_id[:200]!r} is not on this machine")
-    path = await asyncio.to_thread(Path(row["uri"].removeprefix("file://")).resolve)
-    (await asyncio.to_thread(open_indexed, str(path), row["version"], video_id)).file.close()
-    return path
+    path = Path(row["uri"].removeprefix("file://"))
+    opened = await asyncio.to_thread(open_indexed, str(path), row["version"], video_id)
+    return OpenedVideo.of(path, opened.file)

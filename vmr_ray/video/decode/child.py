@@ -37,6 +37,7 @@ def _answer(out: BinaryIO, request: dict[str, Any], options: dict[str, Any]) -> 
     """Send all messages that answer one request; an error is a message too."""
     from vmr_ray.schema import Scaling
     from vmr_ray.video.decode.frame_index import read_duration
+    from vmr_ray.video.decode.picture import KeptPictures, keys_far_apart
     from vmr_ray.video.decode.reader import chunk_range, read_frames
     from vmr_ray.video.decode.sampling import Sampling
 
@@ -58,8 +59,9 @@ def _answer(out: BinaryIO, request: dict[str, Any], options: dict[str, Any]) -> 
         first, stop = chunk_range(index, plan, chunk, request["part"], parts)
         divided = (stop - first) * chunk < len(plan.indices)
         sent, end, damage = first, None, index.damage
+        pictures = KeptPictures(index) if keys_far_apart(index) else None
         for positions, frames, damaged in read_frames(
-            index, sampling, plan, *size, chunk, options["threads"], (first, stop), scaling
+            index, sampling, plan, *size, chunk, options["threads"], (first, stop), scaling, pictures
         ):
             if damaged and divided:
                 return _send(out, {"error": damaged, "stage": "divided"})
@@ -77,6 +79,8 @@ def _answer(out: BinaryIO, request: dict[str, Any], options: dict[str, Any]) -> 
                 "edges": edges.tolist(),
                 "duration": float(plan.edges[-1] - plan.edges[0]),
                 "damage": damage,
+                "splices": index.splices.tolist(),
+                "pictures": pictures.take() if pictures else [],
             }
             _send(out, message, frames.data)
             sent += 1

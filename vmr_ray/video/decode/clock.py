@@ -17,7 +17,7 @@ class Clock:
 
     Attributes:
         offset: what is added to the timestamps at present, in the stream's time base.
-        jumps: the adjusted timestamps at which the clock has jumped.
+        jumps: how often the clock has jumped.
     """
 
     def __init__(self, container: av.container.InputContainer, stream: av.stream.Stream, offset: int = 0):
@@ -27,7 +27,7 @@ class Clock:
         self._last: int | None = None
         self._step = 0
         self.offset = offset
-        self.jumps: list[int] = []
+        self.jumps = 0
 
     def packets(
         self, container: av.container.InputContainer, stream: av.stream.Stream
@@ -60,7 +60,7 @@ class Clock:
             expected = self._last + self._step
             now = stamp + self.offset
             if now > expected + self._forward or now < self._last - self._back:
-                self.jumps.append(expected)
+                self.jumps += 1
                 self.offset += expected - now
             elif not duration:
                 duration = max(0, now - self._last)

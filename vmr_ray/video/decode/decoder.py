@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from base64 import b64decode
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -51,9 +52,13 @@ class DecodedChunk(Chunk):
 
     Attributes:
         frames: uint8 [n, height, width, 3], RGB, upright.
+        splices: float64 [J], seconds at which the clock of the whole video jumps.
+        pictures: seconds and small JPEGs of some of the frames, if key frames are far apart; else empty.
     """
 
     frames: NDArray[np.uint8]
+    splices: NDArray[np.float64]
+    pictures: list[tuple[float, bytes]]
 
 
 class FrameDecoder:
@@ -135,6 +140,8 @@ class FrameDecoder:
                     edges=np.array(message["edges"], np.float64),
                     damage=message["damage"],
                     frames=frames,
+                    splices=np.array(message["splices"], np.float64),
+                    pictures=[(second, b64decode(text)) for second, text in message["pictures"]],
                 )
 
     def duration(self, path: str) -> float:

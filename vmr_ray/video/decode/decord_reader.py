@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 from numpy.typing import NDArray
 
 from vmr_ray.schema import Scaling
-from vmr_ray.video.decode.frame_index import FrameIndex
+from vmr_ray.video.decode.frame_index import OPTIONS, FrameIndex
+from vmr_ray.video.decode.pyav_reader import orientation
 from vmr_ray.video.decode.sampling import SamplePlan
 from vmr_ray.video.decode.scaling import scale_frame
 
@@ -21,15 +24,24 @@ _FULL_FRAMES = 4  # full-resolution frames in memory at once
 
 
 def decord_fits(index: FrameIndex, plan: SamplePlan, chunk: int) -> bool:
-    """Whether decord numbers this file's frames correctly, in limited memory and without wasted work."""
+    """Whether decord reads this file's frames correctly, in limited memory and without wasted work."""
     if index.skippable or not index.seekable or not index.closed or index.discards or index.damage:
+        return False
+    if index.hdr:
         return False
     ahead = Path(index.path).stat().st_size * min(1.0, _READ_AHEAD_PACKETS / len(index.pts))
     # The reader is rewound after every chunk, which costs up to one GOP each: sparse chunks only.
     longest_gop = np.diff(np.append(index.keys, len(index.pts))).max()
     span = chunk * len(index.pts) / len(plan.indices)
     sparse = len(plan.indices) <= chunk or 4 * longest_gop <= span
-    return bool(sparse and ahead <= _READ_AHEAD_BYTES)
+    return bool(sparse and ahead <= _READ_AHEAD_BYTES) and not _is_mirrored(index.path)
+
+
+def _is_mirrored(path: str) -> bool:
+    """Whether the first frame is to be shown as a mirror image, which decord does not do."""
+    with av.open(path, options=OPTIONS) as container:
+        stream = container.streams.best("video")
+        return any(orientation(frame)[1] for frame in islice(container.decode(stream), 1))
 
 
 class DecordReader:

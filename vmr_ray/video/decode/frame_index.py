@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vmr_ray.video.decode.clock import Clock
+from vmr_ray.video.decode.hdr import is_hdr
 
 # The demuxers that may open a file, and where they may read: a container cannot send them elsewhere.
 OPTIONS = {
@@ -40,6 +41,9 @@ class FrameIndex:
         zero: float, the second of the container's clock from which `starts` count.
         positions: int64 [N], where in the file the frame's packet begins, in bytes; -1 if that is unknown.
         offsets: int64 [N], what was added to the timestamps of the file, because its clock jumps.
+        hdr: its pictures are made for HDR screens.
+        aspect: float, a pixel's width divided by its height.
+        splices: float64 [J], seconds at which the clock jumps; times continue there without a gap.
     """
 
     path: str
@@ -56,6 +60,9 @@ class FrameIndex:
     zero: float
     positions: NDArray[np.int64]
     offsets: NDArray[np.int64]
+    hdr: bool
+    aspect: float
+    splices: NDArray[np.float64]
 
 
 def read_duration(path: str) -> float:
@@ -85,6 +92,8 @@ def read_index(path: str) -> FrameIndex:
         if packets.first_key is None or not packets.stamps:
             raise ValueError("its video stream holds no frame")
         origin = (container.start_time or 0) / av.time_base
+        aspect = float(stream.sample_aspect_ratio or 1)
+        hdr = is_hdr(stream.codec_context.color_trc)
         damage = _damage(packets, container, stream, timed, origin)
         base = float(stream.time_base)
         skippable = timed and packets.delay > 0 and stream.codec_context.codec.canonical_name in _SKIPPABLE
@@ -95,6 +104,7 @@ def read_index(path: str) -> FrameIndex:
     zero = clock_zero(origin, float(starts[0]))
     starts -= zero
     keys = np.flatnonzero(is_key[order])
+    offsets = np.frombuffer(packets.offsets, np.int64)[order]
     return FrameIndex(
         path=path,
         pts=pts[order],
@@ -111,7 +121,10 @@ def read_index(path: str) -> FrameIndex:
         damage=damage,
         zero=zero,
         positions=np.frombuffer(packets.positions, np.int64)[order],
-        offsets=np.frombuffer(packets.offsets, np.int64)[order],
+        offsets=offsets,
+        hdr=hdr,
+        aspect=aspect,
+        splices=starts[1:][np.diff(offsets) != 0],
     )
 
 
@@ -139,13 +152,12 @@ class _Packets:
     delay: int = 0  # longest time from decoding to presentation
     end: float = 0.0  # seconds, of the last packet of any stream
     shown_end: int = 0  # of the last frame that is not hidden
-    jumps: list[int] = field(default_factory=list)  # where the clock jumps
+    jumps: int = 0  # of the clock
     error: str = ""  # what ended the reading early
 
 
 def _read_packets(container: av.container.InputContainer, stream: av.VideoStream, timed: bool) -> _Packets:
     packets, clock = _Packets(), Clock(container, stream)
-    packets.jumps = clock.jumps
     try:
         for packet in container.demux():
             if packet.stream_index == stream.index and packet.size:
@@ -172,6 +184,7 @@ def _read_packets(container: av.container.InputContainer, stream: av.VideoStream
                 packets.shown_end = max(packets.shown_end, stamp + (packet.duration or 0))
     except av.FFmpegError as error:
         packets.error = error.strerror
+    packets.jumps = clock.jumps
     return packets
 
 
@@ -184,10 +197,8 @@ def _damage(
 ) -> str:
     """What the file lacks of what it declares, or ""; `origin` is its beginning in seconds."""
     declared, end = (container.duration or 0) / av.time_base, packets.end - origin
-    if packets.jumps:
-        base = float(stream.time_base or 0)
-        places = ", ".join(f"{jump * base - origin:.1f} s" for jump in packets.jumps[:5])
-        return f"its clock jumps at {places}: times continue there without a gap"
+    # Where a stream was spliced, the counter of its packets jumps too, and one of them is marked as corrupt.
+    corrupt = packets.corrupt - packets.jumps
     if packets.error:
         return f"it cannot be read past {end:.1f} s ({packets.error})"
     # AVI counts ticks, not frames. An edit list that ends earlier hides frames from the demuxer.
@@ -196,8 +207,8 @@ def _damage(
         return f"it holds {packets.total} of the {stream.frames} frames that it declares"
     if "matroska" in container.format.name and declared > origin:
         declared -= origin  # it declares when it ends, and not how long it lasts
-    if declared > end + 1.0:
+    if declared > end + 1.0 and not packets.jumps:
         return f"it ends at {end:.1f} s of the {declared:.1f} s that it declares"
-    if packets.corrupt:
-        return f"{packets.corrupt} of its {packets.total} packets are corrupt"
+    if corrupt > 0:
+        return f"{corrupt} of its {packets.total} packets are corrupt"
     return ""

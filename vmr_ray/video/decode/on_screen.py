@@ -30,6 +30,23 @@ class EndedError(Exception):
     """The video ends before the span that is asked for; the message says when."""
 
 
+class FarError(Exception):
+    """To reach a frame, more others have to be decoded than is allowed."""
+
+
+class _Budget:
+    """Counts the frames that are decoded; None: without a limit."""
+
+    def __init__(self, limit: int | None):
+        self._left = limit
+
+    def spend(self) -> None:
+        if self._left is not None:
+            self._left -= 1
+            if self._left < 0:
+                raise FarError
+
+
 @dataclass(frozen=True)
 class ShownFrame:
     """A frame and the seconds `[start, end)` for which it is on screen.
@@ -43,14 +60,15 @@ class ShownFrame:
     aspect: float
 
 
-def frame_on_screen(path: str, second: float) -> ShownFrame:
+def frame_on_screen(path: str, second: float, max_decoded: int | None = None) -> ShownFrame:
     """The frame on screen at `second`: the first one before the video begins, the last one after its end.
 
     Raises:
+        FarError: more than `max_decoded` frames would have to be decoded.
         ValueError: no frame can be decoded.
         av.FFmpegError: not a readable container.
     """
-    for frame in frames_from(path, second):
+    for frame in frames_from(path, second, max_decoded):
         return frame
     raise ValueError("no frame of it can be decoded")
 
@@ -73,8 +91,13 @@ def frames_of_span(path: str, start: float, end: float) -> Iterator[ShownFrame]:
     yield from itertools.takewhile(lambda frame: frame.start < end - _TOLERANCE, frames)
 
 
-def frames_from(path: str, second: float) -> Iterator[ShownFrame]:
-    """All frames from the one on screen at `second` on, in presentation order."""
+def frames_from(path: str, second: float, max_decoded: int | None = None) -> Iterator[ShownFrame]:
+    """All frames from the one on screen at `second` on, in presentation order.
+
+    Raises:
+        FarError: it would decode more than `max_decoded` frames in all.
+    """
+    budget = _Budget(max_decoded)
     path = str(Path(path).absolute())
     with av.open(path, options=OPTIONS) as container:
         stream = container.streams.best("video")
@@ -88,11 +111,11 @@ def frames_from(path: str, second: float) -> Iterator[ShownFrame]:
     if seekable:
         stamp = round((zero + max(second, 0.0) + _TOLERANCE) / base)
         steps = [round(step / base) for step in _STEPS_BACK]
-        pictures = _first_that_works(path, stamp, [(_at_time(stamp - step), None) for step in steps])
+        pictures = _first_that_works(path, stamp, [(_at_time(stamp - step), None) for step in steps], budget)
     else:
         index = read_index(path)
         zero = index.zero
-        pictures = _indexed(index, second)
+        pictures = _indexed(index, second, budget)
     shown: av.VideoFrame | None = None
     for picture in pictures:
         if shown is not None:
@@ -165,7 +188,7 @@ def _at_position(position: int, offset: int) -> _Entry:
     return enter
 
 
-def _indexed(index: FrameIndex, second: float) -> Iterator[av.VideoFrame]:
+def _indexed(index: FrameIndex, second: float, budget: _Budget) -> Iterator[av.VideoFrame]:
     """The frames of a file that cannot be entered by time. Transport and program streams have a key frame's
     place in the file."""
     number = max(0, int(np.searchsorted(index.starts, second + _TOLERANCE, side="right")) - 1)
@@ -177,16 +200,20 @@ def _indexed(index: FrameIndex, second: float) -> Iterator[av.VideoFrame]:
         key, entry = int(before[-1]), int(before[-2])
         enter = _at_position(int(index.positions[entry]), int(index.offsets[entry]))
         entries.append((enter, int(index.pts[key])))
-    return _first_that_works(index.path, stamp, entries, index)
+    return _first_that_works(index.path, stamp, entries, budget, index)
 
 
 def _first_that_works(
-    path: str, stamp: int, entries: list[tuple[_Entry, int | None]], index: FrameIndex | None = None
+    path: str,
+    stamp: int,
+    entries: list[tuple[_Entry, int | None]],
+    budget: _Budget,
+    index: FrameIndex | None = None,
 ) -> Iterator[av.VideoFrame]:
     """Frames from the one on screen at `stamp` on, by the first of `entries` that leads to it, else from the
     file's beginning. An entry has the timestamp of the key frame that has to follow, if it is known."""
     for entry, key in [*entries, (None, None)]:
-        frames = _attempt(path, stamp, entry, key, index)
+        frames = _attempt(path, stamp, entry, key, budget, index)
         if (first := next(frames, None)) is not None:
             yield first
             yield from frames
@@ -194,7 +221,12 @@ def _first_that_works(
 
 
 def _attempt(
-    path: str, stamp: int, entry: _Entry | None, key: int | None, index: FrameIndex | None
+    path: str,
+    stamp: int,
+    entry: _Entry | None,
+    key: int | None,
+    budget: _Budget,
+    index: FrameIndex | None,
 ) -> Iterator[av.VideoFrame]:
     """Frames from the one on screen at `stamp` on; none if that one cannot be trusted after a seek."""
     with av.open(path, options=OPTIONS) as container:
@@ -205,7 +237,9 @@ def _attempt(
             clock = entry(container, stream) if entry else Clock(container, stream)
         except av.FFmpegError:
             return
-        frames = _decoded(container, stream, clock, key, None if index is None or index.timed else index)
+        frames = _decoded(
+            container, stream, clock, key, budget, None if index is None or index.timed else index
+        )
         shown = ahead = None
         for ahead in frames:
             if ahead.pts > stamp:
@@ -222,6 +256,7 @@ def _decoded(
     stream: av.VideoStream,
     clock: Clock,
     key: int | None,
+    budget: _Budget,
     untimed: FrameIndex | None,
 ) -> Iterator[av.VideoFrame]:
     """Decoded frames from the key frame of timestamp `key` on, or from the first key frame.
@@ -236,6 +271,7 @@ def _decoded(
             key = packet.pts if met else key
         with suppress(av.FFmpegError):
             for frame in packet.decode():
+                budget.spend()
                 if untimed is not None:
                     frame.pts = next(stamps, None)
                 if frame.pts is not None and (untimed is not None or (met and frame.pts >= (key or 0))):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import av
 import numpy as np
@@ -15,8 +15,12 @@ from numpy.typing import NDArray
 from vmr_ray.schema import Scaling
 from vmr_ray.video.decode.clock import Clock
 from vmr_ray.video.decode.frame_index import OPTIONS, FrameIndex
+from vmr_ray.video.decode.hdr import as_sdr
 from vmr_ray.video.decode.sampling import SamplePlan
 from vmr_ray.video.decode.scaling import scale_frame
+
+if TYPE_CHECKING:
+    from vmr_ray.video.decode.picture import KeptPictures
 
 # Seconds for which a frame may stay on screen in place of lost ones; a longer hole has no frames.
 _FREEZE = 1.0
@@ -36,6 +40,7 @@ def read_with_pyav(
     threads: int,
     only_keys: bool,
     scaling: Scaling,
+    pictures: KeptPictures | None = None,
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint8], str]]:
     """The frames at `positions` of the plan; arguments and results as for `reader.read_frames`.
 
@@ -57,13 +62,24 @@ def read_with_pyav(
                     if not whole:
                         damage = damage or f"the frame at {plan.times[position]:.1f} s is damaged or missing"
                     if frame is not None:
+                        if pictures is not None:
+                            pictures.add(float(plan.times[position]), frame)
                         frames[len(read)] = upright(scaler, frame, width, height, scaling)
                         read.append(position)
             except _BadSeekError:
                 # Not every stream can be decoded from every key frame (periodic intra refresh).
                 index = replace(index, seekable=False)
                 yield from read_with_pyav(
-                    index, plan, positions[first:], width, height, chunk, threads, only_keys, scaling
+                    index,
+                    plan,
+                    positions[first:],
+                    width,
+                    height,
+                    chunk,
+                    threads,
+                    only_keys,
+                    scaling,
+                    pictures,
                 )
                 return
             yield np.array(read, np.int64), frames[: len(read)], damage
@@ -161,16 +177,25 @@ def _decode(
 def upright(
     scaler: VideoReformatter, frame: av.VideoFrame, width: int, height: int, scaling: Scaling
 ) -> NDArray[np.uint8]:
-    """uint8 [height, width, 3] RGB, rotated as the display matrix demands."""
-    turns = quarter_turns(frame)
+    """uint8 [height, width, 3] RGB of an SDR screen, rotated as the display matrix demands."""
+    turns, mirrored = orientation(frame)
+    frame = as_sdr(frame)
     if scaling.interpolation != "decoder":
         whole = scaler.reformat(frame, format="rgb24", threads=1).to_ndarray()
-        return scale_frame(np.ascontiguousarray(np.rot90(whole, turns)), width, height, scaling)
+        return scale_frame(np.ascontiguousarray(turned(whole, turns, mirrored)), width, height, scaling)
     size = (height, width) if turns % 2 else (width, height)
     scaled = scaler.reformat(frame, *size, format="rgb24", interpolation=Interpolation.BICUBIC, threads=1)
-    return np.rot90(scaled.to_ndarray(), turns)
+    return turned(scaled.to_ndarray(), turns, mirrored)
 
 
-def quarter_turns(frame: av.VideoFrame) -> int:
-    """How often a frame is turned counter-clockwise by 90 degrees to stand upright."""
-    return round(frame.rotation / 90) % 4
+def orientation(frame: av.VideoFrame) -> tuple[int, bool]:
+    """How a frame becomes upright: whether it is first turned upside down like a mirror image, and how often
+    it is then turned counter-clockwise by 90 degrees."""
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    a, b, _, c, d, *_ = np.frombuffer(matrix, np.int32).tolist() if matrix else (1, 0, 0, 0, 1)
+    return round(frame.rotation / 90) % 4, a * d < b * c
+
+
+def turned(image: NDArray[Any], turns: int, mirrored: bool) -> NDArray[np.uint8]:
+    """An image [height, width, 3] made upright, see `orientation`."""
+    return np.rot90(image[::-1] if mirrored else image, turns)

@@ -7,6 +7,7 @@ files without B-frames, where it is faster. PyAV reads
 * anything but MP4/MOV and Matroska/WebM, where a seek need not land on a key frame;
 * open GOPs and edit lists, whose frames decord numbers wrongly;
 * dense samplings, key frames and very large files, where decord is slower or reads too far ahead;
+* HDR pictures, which are converted, and mirrored ones;
 * damaged files: decord repeats or renumbers frames, and only a line on stderr shows it.
 """
 
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from vmr_ray.schema import Scaling
 from vmr_ray.video.decode.decord_reader import DecordReader, decord_fits
 from vmr_ray.video.decode.frame_index import FrameIndex
+from vmr_ray.video.decode.picture import KeptPictures
 from vmr_ray.video.decode.pyav_reader import read_with_pyav
 from vmr_ray.video.decode.sampling import SamplePlan, Sampling
 
@@ -45,8 +47,10 @@ def read_frames(
     threads: int,
     chunks: tuple[int, int],
     scaling: Scaling = Scaling(),
+    pictures: KeptPictures | None = None,
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint8], str]]:
-    """Decode the frames of the chunks `[first, stop)` of `plan`; a chunk has `chunk` frames.
+    """Decode the frames of the chunks `[first, stop)` of `plan`; a chunk has `chunk` frames. `pictures` gets
+    them too.
 
     Yields:
         for each chunk: int64 [n], the positions in `plan` of the frames that can be read; the frames,
@@ -57,8 +61,10 @@ def read_frames(
     only_keys = sampling.kind == "keyframes" and len(index.keys) > 0
     if not len(positions):
         return
-    if only_keys or not decord_fits(index, plan, chunk):
-        yield from read_with_pyav(index, plan, positions, width, height, chunk, threads, only_keys, scaling)
+    if only_keys or pictures or not decord_fits(index, plan, chunk):
+        yield from read_with_pyav(
+            index, plan, positions, width, height, chunk, threads, only_keys, scaling, pictures
+        )
         return
     decord = DecordReader(index, width, height, threads, scaling)
     for at in range(0, len(positions), chunk):

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import vmr_ray
+from tests.reported import KINDS
 from tests.videos import index_frame, read_index, write_video
 from vmr_ray.config import DecodeConfig
 from vmr_ray.video.decode import DecodedChunk, DecodeError, FrameDecoder
@@ -237,6 +238,21 @@ def test_one_frame(tmp_path: Path, decode, sampling: str) -> None:
 def test_fewer_frames_than_samples(tmp_path: Path, decode) -> None:
     slow = write_video(tmp_path / "a.mp4", seconds=12, fps=0.25)
     assert indices(decode(slow)) == [i // 4 for i in range(12)]
+
+
+@pytest.mark.parametrize("kind", ["clock_restarts.ts", "clock_jumps.ts", "spliced.mpg"])
+def test_a_spliced_stream_is_not_damaged(tmp_path: Path, decode, kind: str) -> None:
+    chunks = decode(KINDS[kind](tmp_path / kind), "every=10", chunk_frames=4)
+    assert indices(chunks) == [*range(0, 50, 10), *range(0, 50, 10)]
+    np.testing.assert_allclose(np.concatenate([chunk.times for chunk in chunks]), np.arange(10) * 0.4)
+    for chunk in chunks:
+        assert chunk.splices == pytest.approx([2.0]) and not chunk.damage
+
+
+def test_a_stream_without_splices(tmp_path: Path, decode) -> None:
+    for kind in ("long_gops.ts", "late.mp4", "late.mkv", "trimmed.mp4", "hidden_start.mp4", "cut_packet.ts"):
+        (chunk,) = decode(KINDS[kind](tmp_path / kind))
+        assert len(chunk.splices) == 0 and not chunk.damage, kind
 
 
 def test_cut_file_gives_what_is_left(tmp_path: Path, decode) -> None:
