@@ -131,7 +131,9 @@ def test_a_client_that_does_not_read_is_not_read_for(pieces: Pieces, video: Path
     async def run() -> tuple[int, int]:
         client = Client("GET", STREAM)
         viewer = asyncio.create_task(pieces(client.scope, client.receive, client.send))
-        await asyncio.sleep(0.1)
+        while not client.content:
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0.1)  # in which it could get more
         paused = len(client.content)
         client.left.set()
         await asyncio.sleep(0)
@@ -141,6 +143,32 @@ def test_a_client_that_does_not_read_is_not_read_for(pieces: Pieces, video: Path
 
     paused, left = asyncio.run(run())
     assert paused == 1000 and left <= 2000
+
+
+def test_a_few_pieces_at_a_time_serve_many_readers(backend: Backend, video: Path):
+    api: Any = make_api(ServeArgs(index="none", auth="none"), backend)  # type: ignore[arg-type]
+    fetches, most = 0, 0
+
+    async def counted(scope: Any, receive: Any, send: Any) -> None:
+        nonlocal fetches, most
+        fetches += 1
+        most = max(most, fetches)
+        await api(scope, receive, send)
+        fetches -= 1
+
+    async def run() -> list[Client]:
+        pieces = Pieces(counted, piece=10_000, max_fetches=2)
+        paused = Client("GET", STREAM)
+        viewer = asyncio.create_task(pieces(paused.scope, paused.receive, paused.send))
+        while not paused.content:
+            await asyncio.sleep(0.001)
+        readers = await asyncio.gather(*(Client("GET", STREAM).run(pieces) for _ in range(6)))
+        viewer.cancel()
+        return readers
+
+    readers = asyncio.run(run())
+    assert all(reader.content == video.read_bytes() for reader in readers)
+    assert most == 2
 
 
 def test_a_file_that_is_replaced_meanwhile_ends_the_answer(pieces: Pieces, video: Path):
