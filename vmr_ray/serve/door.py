@@ -29,6 +29,8 @@ _WAIT_S = 2.0  # seconds; a little more than a replica's `wait_s`, which knows b
 _PIECE = 1 << 16  # bytes of a file that wait for a client at a time
 _MAX_FETCHES = 8  # pieces that are on their way from the replicas at a time
 _BUSY_BODY = json.dumps({"error": BUSY}).encode()
+# Headers by which a client would tell Serve how long to work for it, and to go on when it has left.
+_OVERRIDES = frozenset({b"x-request-timeout-seconds", b"x-request-disconnect-disabled"})
 # Made once, because refusing has to cost next to nothing.
 _REFUSAL: tuple[Message, Message] = (
     {
@@ -53,6 +55,7 @@ def middlewares() -> list[Middleware]:
         Middleware(Places),
         Middleware(TakePlaces, places=searches),
         Middleware(BodyLimit, is_streamed=is_upload),
+        Middleware(NoOverrides),
         Middleware(OneShape),
         Middleware(NoSniff),
         Middleware(Door, places=searches),
@@ -91,6 +94,19 @@ class TakePlaces:
                 await self.app(scope, receive, send_status(send, statuses))
                 if statuses and statuses[0] < 500:
                     answered()
+
+
+class NoOverrides:
+    """ASGI middleware: the service's limits hold whatever a client says to Serve in a header."""
+
+    def __init__(self, app: ASGIApp):
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            kept = [(name, value) for name, value in scope["headers"] if name.lower() not in _OVERRIDES]
+            scope = {**scope, "headers": kept}
+        await self.app(scope, receive, send)
 
 
 class OneShape:

@@ -13,7 +13,7 @@ from vmr_ray.cluster import SERVE_PROXY
 from vmr_ray.features.chunks import version_key
 from vmr_ray.serve.admission import SearchPlaces
 from vmr_ray.serve.api import make_api
-from vmr_ray.serve.door import Door, OneShape, Pieces, TakePlaces, middlewares
+from vmr_ray.serve.door import Door, NoOverrides, OneShape, Pieces, TakePlaces, middlewares
 from vmr_ray.serve.models import ServeArgs
 
 STREAM = "/v1/videos/a.mp4/stream"
@@ -226,6 +226,18 @@ def test_errors_of_serve_get_the_shape_of_all_others():
     assert ours.status == 503 and json.loads(ours.content) == {"error": "busy: try again in a second"}
     assert ours.headers["retry-after"] == "1" and ours.headers["content-length"] == str(len(ours.content))
     assert other.status == 500 and other.content == b"actor died"
+
+
+def test_a_client_cannot_change_how_long_serve_works_for_it():
+    seen: list[bytes] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.extend(name for name, _ in scope["headers"])
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    headers = {"X-Request-Timeout-Seconds": "0", "x-request-disconnect-disabled": "?1", "x-api-key": "k"}
+    asyncio.run(Client("GET", "/v1/videos", headers).run(NoOverrides(app)))
+    assert seen == [b"host", b"x-api-key"]
 
 
 def test_serve_finds_the_door():
