@@ -83,11 +83,13 @@ def costs(client: httpx.Client, bodies: Sequence[Body], times: int = 40) -> Figu
     for name, (path, body, searches) in kinds.items():
         count = max(2, times // searches)
 
-        def send(path: str = path, body: Callable[[int], Any] = body, count: int = count) -> None:
+        def send(
+            name: str = name, path: str = path, body: Callable[[int], Any] = body, count: int = count
+        ) -> None:
             for turn in range(count):
                 response = client.post(path, json=body(turn))
                 if response.status_code != 200:
-                    raise RuntimeError(f"{response.status_code}: {response.text[:200]}")
+                    raise RuntimeError(f"{name}: {response.status_code}, {response.text[:200]}")
 
         send()  # fills caches
         began = time.monotonic()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import os
 import re
 import shutil
 import time
@@ -21,7 +22,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 
-from benchmarks.common.processes import free_port
+from benchmarks.common.processes import descendants, free_port
 from vmr_ray.features import FeatureStore
 from vmr_ray.schema import Moment
 
@@ -163,6 +164,20 @@ def test_stream_answers_ranges(client: httpx.Client, world):
 def test_stream_serves_indexed_videos_only(client: httpx.Client):
     for name in ("none.mp4", "..%2f..%2fetc%2fpasswd", "%2fetc%2fpasswd"):
         assert client.get(f"v1/videos/{name}/stream").status_code == 404
+
+
+def test_a_service_on_this_machine_listens_on_loopback_only(client: httpx.Client):
+    """None of the processes of Ray and Serve, in a cluster that `connect` started."""
+    import ray  # isort: split
+    import psutil  # Ray brings it along
+
+    assert ray.util.get_node_ip_address() == "127.0.0.1"
+    addresses = set()
+    for pid in descendants(os.getpid()):
+        with suppress(psutil.Error):  # it has ended
+            sockets = psutil.Process(pid).net_connections()
+            addresses |= {socket.laddr.ip for socket in sockets if socket.status == "LISTEN"}
+    assert addresses and addresses <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 
 
 def test_documentation_and_page(client: httpx.Client):

@@ -25,7 +25,7 @@ import pyarrow as pa
 from vmr_ray.config import IndexConfig
 from vmr_ray.errors import VmrError, full_disk, one_line
 from vmr_ray.features.pictures import Pictures
-from vmr_ray.search.metadata import tag
+from vmr_ray.search.conditions import where, where_in
 from vmr_ray.search.result import Filter
 from vmr_ray.storage import is_remote
 
@@ -159,7 +159,7 @@ class IndexTables:
             return []
         search = self.videos.search()
         if video_ids is not None:
-            search = search.where(_where_in("video_id", video_ids))
+            search = search.where(where_in("video_id", video_ids))
         if columns is not None:
             search = search.select(list(columns))
         return list(search.limit(None).to_arrow().to_pylist())
@@ -173,11 +173,11 @@ class IndexTables:
         return int(self.videos.version)
 
     def has_video(self, video_id: str) -> bool:
-        return bool(self.videos.count_rows(_where_in("video_id", [video_id])))
+        return bool(self.videos.count_rows(where_in("video_id", [video_id])))
 
     def has_uri(self, uri: str) -> bool:
         """Whether a video was made of this file."""
-        return bool(self.videos.count_rows(_where_in("uri", [uri])))
+        return bool(self.videos.count_rows(where_in("uri", [uri])))
 
     def deleted_ids(self) -> set[str]:
         """The ids of the videos that were deleted and not indexed again."""
@@ -185,20 +185,20 @@ class IndexTables:
 
     def read_windows(self, window_ids: Collection[str]) -> list[dict[str, Any]]:
         """The rows of these windows, in no particular order. Unknown ids have none."""
-        search = self.windows.search().where(_where_in("window_id", window_ids))
+        search = self.windows.search().where(where_in("window_id", window_ids))
         return list(search.limit(len(window_ids)).to_arrow().to_pylist())
 
     def count_windows(self, video_ids: Collection[str] | None = None, filter: Filter | None = None) -> int:
         """How many windows a search looks through; in a part of the index estimated from its segments."""
         windows = int(self.windows.count_rows())
-        condition = _where(video_ids, filter)
+        condition = where(video_ids, filter)
         if condition is None:
             return windows
         return round(windows * self.segments.count_rows(condition) / max(1, self.segments.count_rows()))
 
     def read_segments(self, video_ids: Collection[str], limit: int) -> SegmentRows | None:
         """All segments of these videos; None if there are more than `limit`."""
-        search = self.segments.search().where(_where_in("video_id", sorted(video_ids)))
+        search = self.segments.search().where(where_in("video_id", sorted(video_ids)))
         table = search.select(["window_id", "video_id", "vector"]).limit(limit + 1).to_arrow()
         if len(table) > limit:
             return None
@@ -232,7 +232,7 @@ class IndexTables:
             search = search.minimum_nprobes(partitions).maximum_nprobes(0)
         else:
             search = search.nprobes(partitions)
-        if condition := _where(video_ids, filter):
+        if condition := where(video_ids, filter):
             search = search.where(condition, prefilter=True)
         nearest = search.select(["window_id", "_distance"]).limit(limit).to_arrow()
         return list(dict.fromkeys(nearest["window_id"].to_pylist()))
@@ -280,7 +280,7 @@ class IndexTables:
         """Delete all rows of videos; `build_index` adds them again once they have features."""
         ids = list(video_ids)
         for table in (self.videos, self.segments, self.windows):
-            _delete_where_in(table, "video_id", ids)
+            _deletewhere_in(table, "video_id", ids)
         if not is_remote(uri := str(self.videos.uri)):
             Pictures(uri.rpartition("/")[0]).remove(ids)
 
@@ -297,15 +297,15 @@ class IndexTables:
         for table in (self.segments, self.windows):
             search = table.search().select(["window_id"])
             if video_ids is not None:
-                search = search.where(_where_in("video_id", video_ids))
+                search = search.where(where_in("video_id", video_ids))
             ids = search.limit(None).to_arrow()["window_id"].unique().to_pylist()
-            _delete_where_in(table, "window_id", [i for i in ids if version_of(i) not in counted])
+            _deletewhere_in(table, "window_id", [i for i in ids if version_of(i) not in counted])
 
     @_writes
     def restore_videos(self, video_ids: Iterable[str]) -> None:
         """Take videos off the list of deleted ones."""
         if restored := self.deleted_ids() & set(video_ids):
-            self.deleted.delete(_where_in("video_id", restored))
+            self.deleted.delete(where_in("video_id", restored))
 
     @_writes
     def optimize(self, config: IndexConfig) -> None:
@@ -370,9 +370,9 @@ def _connect(index: str) -> Any:
     return lancedb.connect(index, read_consistency_interval=timedelta(0))
 
 
-def _delete_where_in(table: Any, column: str, values: Sequence[str]) -> None:
+def _deletewhere_in(table: Any, column: str, values: Sequence[str]) -> None:
     for at in range(0, len(values), _IDS_PER_DELETE):
-        table.delete(_where_in(column, values[at : at + _IDS_PER_DELETE]))
+        table.delete(where_in(column, values[at : at + _IDS_PER_DELETE]))
 
 
 def _optimize(table: Any) -> None:
@@ -388,25 +388,3 @@ def _optimize(table: Any) -> None:
 
 def _indexed_columns(table: Any) -> set[str]:
     return {index.columns[0] for index in table.list_indices()}
-
-
-def _text(value: str) -> str:
-    """A string as an SQL literal."""
-    return "'" + value.replace("'", "''") + "'"
-
-
-def _where_in(column: str, values: Iterable[str]) -> str:
-    return f"{column} IN ({', '.join(map(_text, values))})"
-
-
-def _where(video_ids: Collection[str] | None, filter: Filter | None) -> str | None:
-    """The condition of a search on its segments; None if it has none."""
-    conditions = [_where_in("video_id", video_ids)] if video_ids is not None else []
-    conditions += [_where_tagged(key, wanted) for key, wanted in (filter or {}).items()]
-    return " AND ".join(conditions) or None
-
-
-def _where_tagged(key: str, wanted: Any) -> str:
-    """The condition that a video's field `key` has the value `wanted`, or one of these values."""
-    values = [wanted] if isinstance(wanted, str | int | float | bool) else list(wanted)
-    return f"array_has_any(tags, [{', '.join(_text(tag(key, value)) for value in values)}])"

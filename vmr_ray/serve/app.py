@@ -38,7 +38,24 @@ _REPLICA_DEATHS = (RayActorError, DeploymentUnavailableError, ReplicaUnavailable
 EncodedQueries = tuple[str, list[np.ndarray]]
 _HUNG_S = 20  # seconds: no call takes as long
 _MAX_WAITING = 256  # searches that wait in one Api replica for a call to a ranker
+_MAX_LOOKUPS = 8  # calls of one Api replica that ask a ranker for no search: they leave the searches' places
 _BUCKETS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000]  # milliseconds
+
+
+def _listen_on_loopback() -> None:
+    """Called in a replica before Ray Serve opens its port for calls between deployments.
+
+    Serve opens it on all addresses of the machine. If Ray's node has the address 127.0.0.1, as the one that
+    `vmr` starts, other machines need not reach it, and this opens it on that address.
+    """
+    import ray
+    from ray.serve._private import replica
+
+    address = ray.util.get_node_ip_address()
+    if address == "127.0.0.1":
+        add_port = replica.add_port_to_grpc_server
+        replica.add_port_to_grpc_server = lambda server, _: add_port(server, f"{address}:0")
+
 
 # Replicas take fractions of a core, so that a laptop with two cores has room for all; config files set more.
 
@@ -53,6 +70,7 @@ class Encoder:
         from vmr_ray.encoders import text_encoder
         from vmr_ray.model.checkpoint import load_info
 
+        _listen_on_loopback()
         torch.set_num_threads(settings.threads)
         self.encoder = text_encoder(
             load_info(join(settings.index, "checkpoint")).text_encoder, settings.device
@@ -78,6 +96,7 @@ class Ranker:
 
         from vmr_ray.search.searcher import Searcher
 
+        _listen_on_loopback()
         torch.set_num_threads(settings.threads)
         self.searcher = Searcher(settings.index, settings.search, settings.device)
         # The first query is slow, because much is set up lazily.
@@ -146,6 +165,7 @@ class Ingest:
     def __init__(self, settings: ServeArgs):
         from vmr_ray.cluster import connect, quiet
 
+        _listen_on_loopback()
         quiet()
         connect()
         self.queue = IngestQueue(settings.index)
@@ -189,11 +209,13 @@ class Api:
         ranker: serve.handle.DeploymentHandle,
         ingest: serve.handle.DeploymentHandle,
     ):
+        _listen_on_loopback()
         self.settings, self.encoder, self.ranker, self.ingest = settings, encoder, ranker, ingest
         # The searches of a batch also share the cost of the calls between processes.
         self.batched = Batcher(
             self._search, settings.batch_size, settings.batches_in_flight, max_wait_s=settings.wait_s
         )
+        self._lookups = asyncio.Semaphore(_MAX_LOOKUPS)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return make_api(self.settings, self)
@@ -217,13 +239,16 @@ class Api:
 
     async def version(self) -> str:
         """As `Backend.version`."""
-        return await self._read(lambda: self.ranker.version.remote())
+        async with self._lookups:
+            return cast("str", await self._read(lambda: self.ranker.version.remote()))
 
     async def videos(
         self, video_ids: Sequence[str] | None = None, offset: int = 0, limit: int | None = None
     ) -> list[dict[str, Any]]:
         """As `Backend.videos`."""
-        return await self._read(lambda: self.ranker.videos.remote(video_ids, offset, limit))
+        async with self._lookups:
+            rows = await self._read(lambda: self.ranker.videos.remote(video_ids, offset, limit))
+        return cast("list[dict[str, Any]]", rows)
 
     async def add(self, video_id: str, uri: str, metadata: dict[str, Any]) -> IngestJob:
         """As `Backend.add`."""

@@ -167,7 +167,9 @@ def _key(request: Request) -> str:
 
 
 def _host_name(address: str) -> str | None:
-    """The name in `//name:port`, in lower case; None if there is none."""
+    """The name in `//name:port`, in lower case; None if there is none, or more than a name and a port."""
+    if re.search(r"[@/?#\\]", address.removeprefix("//")):
+        return None
     try:
         return urlsplit(address).hostname
     except ValueError:  # brackets without an IPv6 address

@@ -27,7 +27,10 @@ from vmr_ray.serve.uploads import is_upload
 
 _WAIT_S = 2.0  # seconds; a little more than a replica's `wait_s`, which knows better how long a search waits
 _PIECE = 1 << 16  # bytes of a file that wait for a client at a time
+_MAX_FETCHES = 8  # pieces that are on their way from the replicas at a time
 _BUSY_BODY = json.dumps({"error": BUSY}).encode()
+# Headers by which a client would tell Serve how long to work for it, and to go on when it has left.
+_OVERRIDES = frozenset({b"x-request-timeout-seconds", b"x-request-disconnect-disabled"})
 # Made once, because refusing has to cost next to nothing.
 _REFUSAL: tuple[Message, Message] = (
     {
@@ -52,6 +55,7 @@ def middlewares() -> list[Middleware]:
         Middleware(Places),
         Middleware(TakePlaces, places=searches),
         Middleware(BodyLimit, is_streamed=is_upload),
+        Middleware(NoOverrides),
         Middleware(OneShape),
         Middleware(NoSniff),
         Middleware(Door, places=searches),
@@ -90,6 +94,19 @@ class TakePlaces:
                 await self.app(scope, receive, send_status(send, statuses))
                 if statuses and statuses[0] < 500:
                     answered()
+
+
+class NoOverrides:
+    """ASGI middleware: the service's limits hold whatever a client says to Serve in a header."""
+
+    def __init__(self, app: ASGIApp):
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            kept = [(name, value) for name, value in scope["headers"] if name.lower() not in _OVERRIDES]
+            scope = {**scope, "headers": kept}
+        await self.app(scope, receive, send)
 
 
 class OneShape:
@@ -134,10 +151,15 @@ class _Piece(NamedTuple):
 
 class Pieces:
     """ASGI middleware: gets a video file from the replicas in pieces, each when the client has taken the one
-    before. So a paused player, or a slow download, costs one piece of memory."""
+    before. So a paused player, or a slow download, costs one piece of memory.
 
-    def __init__(self, app: ASGIApp, piece: int = _PIECE, part: int = PART):
+    Only a few pieces are fetched at a time, however many clients read: searches share the proxy's and the
+    replicas' time with them, and each piece on its way is in the memory of both.
+    """
+
+    def __init__(self, app: ASGIApp, piece: int = _PIECE, part: int = PART, max_fetches: int = _MAX_FETCHES):
         self.app, self._piece, self._part = app, piece, part
+        self._fetches = asyncio.Semaphore(max_fetches)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         asked = _asked(scope) if scope["type"] == "http" and kind_of(scope) == "stream" else None
@@ -188,7 +210,8 @@ class Pieces:
         async def wait() -> Message:
             return await asyncio.shield(gone)
 
-        await self.app({**scope, "headers": headers}, replay(b"", wait), keep)
+        async with self._fetches:
+            await self.app({**scope, "headers": headers}, replay(b"", wait), keep)
         start = messages[0]
         return _Piece(start["status"], Headers(raw=list(start["headers"])), messages)
 

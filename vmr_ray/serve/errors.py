@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, Response
 from vmr_ray.errors import VmrError
 
 _MAX_MESSAGE = 1000  # characters
+_UNPARSED = "There was an error parsing the body"  # FastAPI's, if JSON's parser itself gives up
 BUSY = "busy: try again in a second"
 RETRY = {"Retry-After": "1"}
 
@@ -76,6 +77,8 @@ async def _http_error(request: Request, error: HTTPException) -> Response:
             message = f"there is no route {path}: /docs lists them"
         elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
             message = f"{path} does not take {request.method}, but {allowed}: /docs lists the routes"
+    elif message == _UNPARSED:
+        message = "the body cannot be read: send JSON that is UTF-8 and less deeply nested"
     return error_response(error.status_code, message, error.headers)
 
 

@@ -26,6 +26,7 @@ from ray.serve.config import AutoscalingConfig
 from ray.serve.schema import RayActorOptionsSchema, ServeDeploySchema
 
 from tests import yamls
+from vmr_ray.cluster import SERVE_PROXY
 from vmr_ray.config import validated
 from vmr_ray.errors import VmrError
 from vmr_ray.serve.models import ServeArgs
@@ -34,6 +35,7 @@ from vmr_ray.workflows.reproduce import Recipe
 ROOT = Path(__file__).parents[3]
 SCHEMA = json.loads((Path(ray.__file__).parent / "autoscaler" / "ray-schema.json").read_text())
 VERSION = re.search(r"^ray==(.+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)[1]
+DOOR = "=".join(SERVE_PROXY)  # what Ray Serve's proxies read where their node starts
 TAG = re.compile(r"^[\w./-]+:\d+(\.\d+)+(-[\w.-]+)?$")
 
 
@@ -64,6 +66,7 @@ def check_cluster(config: Any) -> None:
     assert "-e RAY_AUTH_MODE=token" in options
     path = next(o.partition("RAY_AUTH_TOKEN_PATH=")[2] for o in options if "TOKEN_PATH" in o)
     assert config["file_mounts"][path] == "~/.ray/auth_token"
+    assert f"-e {DOOR}" in options
     start = " ".join(config["head_start_ray_commands"])
     assert "--dashboard-host=127.0.0.1" in start and "--autoscaling-config=" in start
     # What pip needs to install the package is mounted, and nothing else.
@@ -149,6 +152,7 @@ def check_ray_service(config: Any) -> None:
     assert serve == wanted
     for container in spec.rayClusterConfig.containers():
         assert "VMR_API_KEYS" in {env.name for env in container.env}
+        assert container.image.startswith("registry.example.com/vmr-ray:")  # deploy/Dockerfile, with the door
 
 
 def check_pods(spec: yamls.ClusterSpec) -> None:
@@ -203,6 +207,7 @@ REFUSED = (AssertionError, AttributeError, KeyError, ValidationError, VmrError, 
         ("cluster.yaml", "ray:2.60.0-py311-cpu", "ray:latest"),
         ("cluster.yaml", "--dashboard-host=127.0.0.1", "--dashboard-host=0.0.0.0"),
         ("cluster.yaml", "RAY_AUTH_MODE=token", "RAY_AUTH_MODE=disabled"),
+        ("cluster.yaml", "serve.door.middlewares", "serve.doors.middlewares"),
         ("cluster.yaml", "/home/ray/auth_token: ~", "/home/ray/token: ~"),
         ("cluster.yaml", "LICENSE: LICENSE", "LICENSE: LICENCE"),
         ("deploy/gcp/cluster.yaml", "provisioningModel", "provisioning"),
@@ -214,6 +219,7 @@ REFUSED = (AssertionError, AttributeError, KeyError, ValidationError, VmrError, 
         ("deploy/kuberay/rayjob.yaml", "jobs/pipeline.py", "jobs/pipelin.py"),
         ("deploy/kuberay/rayjob.yaml", "2.60.0", "2.59.0"),
         ("deploy/kuberay/rayservice.yaml", "serve.app:build", "serve.app:built"),
+        ("deploy/kuberay/rayservice.yaml", "registry.example.com/", "registry.example.org/"),
         ("deploy/kuberay/rayservice.yaml", "max_queued_requests", "max_queued_request"),
         ("serve_configs/local.yaml", "target_ongoing_requests", "target_requests"),
     ],
@@ -284,6 +290,7 @@ def test_dockerfiles(name: str):
     assert complaints(text) == []
     base = dict(instructions(text))["ARG"].partition("=")[2]
     check_image(base)
+    assert dict(instructions(text))["ENV"] == DOOR
 
 
 @pytest.mark.parametrize(

@@ -126,6 +126,9 @@ def test_without_keys_only_this_machine_is_answered():
             (host, 403)
             for host in ("evil.example", "127.0.0.1.evil.example", "localhost.evil", "10.0.0.9", "[", "")
         ],
+        # More than a name and a port.
+        *[(f"127.0.0.1{rest}", 403) for rest in ("/x", "?x", "#x", "\\x", "@evil.example")],
+        ("evil.example@127.0.0.1", 403),
     ],
 )
 def test_without_keys_the_name_must_be_this_machines(host: str, status: int):

@@ -13,7 +13,7 @@ from vmr_ray.cluster import SERVE_PROXY
 from vmr_ray.features.chunks import version_key
 from vmr_ray.serve.admission import SearchPlaces
 from vmr_ray.serve.api import make_api
-from vmr_ray.serve.door import Door, OneShape, Pieces, TakePlaces, middlewares
+from vmr_ray.serve.door import Door, NoOverrides, OneShape, Pieces, TakePlaces, middlewares
 from vmr_ray.serve.models import ServeArgs
 
 STREAM = "/v1/videos/a.mp4/stream"
@@ -131,7 +131,9 @@ def test_a_client_that_does_not_read_is_not_read_for(pieces: Pieces, video: Path
     async def run() -> tuple[int, int]:
         client = Client("GET", STREAM)
         viewer = asyncio.create_task(pieces(client.scope, client.receive, client.send))
-        await asyncio.sleep(0.1)
+        while not client.content:
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0.1)  # in which it could get more
         paused = len(client.content)
         client.left.set()
         await asyncio.sleep(0)
@@ -141,6 +143,32 @@ def test_a_client_that_does_not_read_is_not_read_for(pieces: Pieces, video: Path
 
     paused, left = asyncio.run(run())
     assert paused == 1000 and left <= 2000
+
+
+def test_a_few_pieces_at_a_time_serve_many_readers(backend: Backend, video: Path):
+    api: Any = make_api(ServeArgs(index="none", auth="none"), backend)  # type: ignore[arg-type]
+    fetches, most = 0, 0
+
+    async def counted(scope: Any, receive: Any, send: Any) -> None:
+        nonlocal fetches, most
+        fetches += 1
+        most = max(most, fetches)
+        await api(scope, receive, send)
+        fetches -= 1
+
+    async def run() -> list[Client]:
+        pieces = Pieces(counted, piece=10_000, max_fetches=2)
+        paused = Client("GET", STREAM)
+        viewer = asyncio.create_task(pieces(paused.scope, paused.receive, paused.send))
+        while not paused.content:
+            await asyncio.sleep(0.001)
+        readers = await asyncio.gather(*(Client("GET", STREAM).run(pieces) for _ in range(6)))
+        viewer.cancel()
+        return readers
+
+    readers = asyncio.run(run())
+    assert all(reader.content == video.read_bytes() for reader in readers)
+    assert most == 2
 
 
 def test_a_file_that_is_replaced_meanwhile_ends_the_answer(pieces: Pieces, video: Path):
@@ -198,6 +226,18 @@ def test_errors_of_serve_get_the_shape_of_all_others():
     assert ours.status == 503 and json.loads(ours.content) == {"error": "busy: try again in a second"}
     assert ours.headers["retry-after"] == "1" and ours.headers["content-length"] == str(len(ours.content))
     assert other.status == 500 and other.content == b"actor died"
+
+
+def test_a_client_cannot_change_how_long_serve_works_for_it():
+    seen: list[bytes] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.extend(name for name, _ in scope["headers"])
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    headers = {"X-Request-Timeout-Seconds": "0", "x-request-disconnect-disabled": "?1", "x-api-key": "k"}
+    asyncio.run(Client("GET", "/v1/videos", headers).run(NoOverrides(app)))
+    assert seen == [b"host", b"x-api-key"]
 
 
 def test_serve_finds_the_door():

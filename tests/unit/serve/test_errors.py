@@ -67,3 +67,10 @@ def test_numbers_are_finite(number: str):
         body = f'{{"query": "a dog", {field}}}'
         response = http.post("/v1/search", content=body, headers={"content-type": "application/json"})
         assert response.status_code == 422 and "finite" in response.json()["error"]
+
+
+@pytest.mark.parametrize("body", [b'{"query":' + b"[" * 100_000, b'{"query": "\xff"}'])
+def test_a_body_that_cannot_be_parsed_is_answered(body: bytes):
+    http = local_client(make_api(ServeArgs(index="none", auth="none"), FailingBackend(RuntimeError())))  # type: ignore[arg-type]
+    response = http.post("/v1/search", content=body, headers={"content-type": "application/json"})
+    assert response.status_code == 400 and "send JSON" in response.json()["error"]
