@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 import typer
 
-from tests.pictures import write_photos
+from tests.pictures import COLOURS, write_photos
 from vmr_ray import __version__, cli
 from vmr_ray.cli import doctor
 from vmr_ray.cli.app import app, sentence_of
 from vmr_ray.cli.common import JsonOption, print_json
 from vmr_ray.errors import VmrError
 from vmr_ray.features import FeatureStore
+from vmr_ray.photos.views import SAMPLING
 from vmr_ray.schema import Chunk, StoreSpec, Video
 
 
@@ -206,6 +207,21 @@ def test_photos_have_no_key_frames(vmr, tmp_path: Path):
     one_sentence(code, err, sampling, "fps=X")
 
 
+def test_photos_with_an_unknown_encoder(vmr, tmp_path: Path):
+    photos = write_photos(tmp_path / "photos", COLOURS * 2)
+    code, _, err = vmr("train", "--photos", photos, "-o", tmp_path / "run", "--encoder", "resnet")
+    one_sentence(code, err, "unknown frame encoder 'resnet'")
+    assert not (tmp_path / "run").exists()
+
+
+def test_photos_that_were_embedded_with_another_encoder(vmr, tmp_path: Path):
+    photos, run = write_photos(tmp_path / "photos", COLOURS * 2), tmp_path / "run"
+    FeatureStore.create(str(run / "photos"), StoreSpec("hf:a/b", 512, SAMPLING))
+    code, _, err = vmr("train", "--photos", photos, "-o", run, "--encoder", "everyday")
+    one_sentence(code, err, "hf:a/b")
+    assert not (run / "run.json").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
@@ -216,7 +232,10 @@ def test_photos_have_no_key_frames(vmr, tmp_path: Path):
         (("features", "-a", "a.jsonl", "--captions", "c.csv"), "--captions goes with --photos"),
         (("features", "-a", "a.jsonl", "--unlabelled"), "--unlabelled needs a feature store only"),
         (("--unlabelled",), "there is nothing to train on"),
-        (("features", "-a", "a.jsonl", "--encoder", "everyday"), "--encoder goes with --unlabelled"),
+        (
+            ("features", "-a", "a.jsonl", "--encoder", "everyday"),
+            "--encoder goes with --photos or --unlabelled",
+        ),
     ],
 )
 def test_one_kind_of_training_at_a_time(vmr, tmp_path: Path, words: tuple[str, ...], sentence: str):
