@@ -264,6 +264,16 @@ def test_unknown_encoder(vmr, store: Path, tmp_path: Path):
     one_sentence(code, err, "unknown frame encoder 'resnet'")
 
 
+def test_a_store_of_another_encoder(vmr, tmp_path: Path):
+    FeatureStore.create(str(tmp_path / "features"), StoreSpec("hf:a/b", 512, "fps=1"))
+    (tmp_path / "v.mp4").write_bytes(b"x")
+    code, _, err = vmr("embed", tmp_path / "v.mp4", "--out", tmp_path / "features")
+    one_sentence(code, err, "features holds features of hf:a/b", "choose another --out")
+    code, _, err = vmr("index", tmp_path / "features", "--encoder", "everyday", "--out", tmp_path / "index")
+    one_sentence(code, err, "hf:a/b, which the encoder everyday does not read", "leave --encoder out")
+    assert not (tmp_path / "index").exists()
+
+
 def test_up_with_an_encoder_that_knows_no_sentences_names_the_ways(vmr, tmp_path: Path):
     (tmp_path / "videos").mkdir()
     code, _, err = vmr("up", tmp_path / "videos", "--encoder", "imported:i3d", "--exit")
@@ -274,8 +284,9 @@ def test_up_with_an_encoder_that_knows_no_sentences_names_the_ways(vmr, tmp_path
 
 def test_up_of_a_folder_without_videos(vmr, tmp_path: Path):
     (tmp_path / "videos").mkdir()
-    code, _, err = vmr("up", tmp_path / "videos", "--exit")
+    code, _, err = vmr("up", tmp_path / "videos", "--exit", "--dir", tmp_path / "state")
     one_sentence(code, err, f"no videos in {tmp_path / 'videos'}", ".mp4")
+    assert not (tmp_path / "state").exists()
 
 
 def test_up_without_a_folder(vmr, tmp_path: Path):
