@@ -8,7 +8,8 @@ from captioned photos. --annotations takes another file of annotations, in any f
 `shipped` is `vmr index` without a checkpoint: by default the encoder `everyday` with the weights that come
 with the package, with --encoder another one. `similarity` is the same without these weights, `no_shots`
 without looking for cuts either. `unlabelled` is what `vmr train --unlabelled` makes of the videos in the
-feature store --unlabelled, `photos` what `vmr train --photos` makes of --photos.
+feature store --unlabelled, `photos` what `vmr train --photos` makes of --photos. --first-answer adds
+`seconds_to_first_answer`, as `python -m benchmarks.first_answer --data DATA` measures it.
 
 The controls: `constant`, the constant spans that fit these very annotations best (so they are better than any
 that could be known in advance), `middle_third` of the video, and `shuffled`, the answers of `shipped` for
@@ -30,6 +31,7 @@ from safetensors.torch import load
 
 from benchmarks.common.output import Figures, JsonOption, print_line, print_table, run_command, write_figures
 from benchmarks.common.photos import photos_row
+from benchmarks.first_answer import first_answer
 from vmr_ray.annotations import AnnotationSet, load_annotations
 from vmr_ray.annotations.video_ids import by_video
 from vmr_ray.cluster import quiet
@@ -80,10 +82,15 @@ def main(
         Path | None, typer.Option(help="keep that training there, and use it again; default: a temporary one")
     ] = None,
     epochs: Annotated[int, typer.Option(min=1, help="passes over the videos composed of --photos")] = 3,
+    first: Annotated[
+        bool, typer.Option("--first-answer", help="also install the package, and time its first right answer")
+    ] = False,
     json_: JsonOption = None,
 ) -> None:
     """Embed the videos, ask every query about its own video, print the table."""
     quiet()
+    key = "seconds_to_first_answer"
+    answered = {key: first_answer(data)[key]} if first else {}  # first, while no cluster takes the cores
     asked = load_annotations(annotations or data / "moments.jsonl")
     with tempfile.TemporaryDirectory(prefix="vmr-untrained-") as temporary:
         store = features or Path(temporary) / "features"
@@ -98,8 +105,8 @@ def main(
         if photos is not None:
             run = photos_run or Path(temporary) / "photos"
             figures |= photos_row(photos, run, epochs, embedded, asked, METRICS)
-    show(figures)
-    write_figures(json_, figures)
+    show(figures | answered)
+    write_figures(json_, figures | answered)
 
 
 def measure(
@@ -201,6 +208,8 @@ def show(figures: Figures) -> None:
     rows.insert(1, ["  95 % interval", *bounds])
     print_table("without training, percent", ("R@1 at IoU", "0.3", "0.5", "0.7", "mIoU"), rows)
     print_line(f"\n{figures['queries']:.0f} queries on {figures['videos']:.0f} videos")
+    if "seconds_to_first_answer" in figures:
+        print_line(f"seconds to the first right answer: {figures['seconds_to_first_answer']:.0f}")
 
 
 if __name__ == "__main__":

@@ -40,8 +40,12 @@ def test_photos_to_a_checkpoint(cluster, features: Path, world, small: Config, t
     durations = {video.video_id: video.duration for video in store}
     assert {(row.video_id, row.duration) for rows in sets.values() for row in rows} == set(durations.items())
 
-    # The checkpoint is like any other.
+    # The checkpoint is like any other, and the metrics of its training are those of an evaluation.
     assert evaluate(features, world.test, result.train.best).queries > 0
+    held_out = evaluate(run / "moments", run / "val.jsonl", result.train.best)
+    assert held_out.queries == result.train.val_queries
+    for name in ("r1_at_0.5", "miou"):
+        assert held_out.model[name] == pytest.approx(result.train.metrics[name])
 
     # The same call again embeds, composes and trains nothing.
     before = files_of(run / "photos"), files_of(run / "moments"), result.train.history

@@ -57,7 +57,10 @@ def train(
     ] = False,
     encoder: Annotated[
         str | None,
-        typer.Option(help="with --unlabelled: the dual encoder that will search, as in `vmr index`"),
+        typer.Option(
+            help="with --photos: as in `vmr embed`; with --unlabelled: the dual encoder that will search, as "
+            "in `vmr index`"
+        ),
     ] = None,
     val: Annotated[
         Path | None, typer.Option(help="validation annotations; default: some videos are held out")
@@ -78,7 +81,13 @@ def train(
     Run the same command again to resume after an interruption.
     """
     _check_sources(features, annotations, photos, captions, val, unlabelled, encoder)
-    flags = {"train.workers": workers, "train.epochs": epochs, "train.use_gpu": gpu, "train.track": track}
+    flags = {
+        "train.workers": workers,
+        "train.epochs": epochs,
+        "train.use_gpu": gpu,
+        "train.track": track,
+        "embed.encoder": encoder if photos else None,
+    }
     settings = read_config(config, set_, flags)
     with progress_bar("training", settings.train.epochs) as bar:
         if unlabelled:
@@ -119,8 +128,11 @@ def _check_sources(
     """Raises VmrError unless there is a feature store with annotations or --unlabelled, or photos."""
     if unlabelled and (annotations or photos or captions or val):
         raise VmrError("--unlabelled needs a feature store only: leave out annotations and photos")
-    if encoder is not None and not unlabelled:
-        raise VmrError("--encoder goes with --unlabelled: other trainings have a text encoder of their own")
+    if encoder is not None and not unlabelled and photos is None:
+        raise VmrError(
+            "--encoder goes with --photos or --unlabelled: a feature store has its encoder already, and "
+            "train.text_encoder is that of the sentences"
+        )
     if photos is not None and (features or annotations or val):
         raise VmrError(
             "--photos goes without a feature store, --annotations and --val: videos are composed of the "

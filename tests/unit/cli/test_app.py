@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 import typer
 
-from tests.pictures import write_photos
+from tests.pictures import COLOURS, write_photos
 from vmr_ray import __version__, cli
 from vmr_ray.cli import doctor
 from vmr_ray.cli.app import app, sentence_of
 from vmr_ray.cli.common import JsonOption, print_json
 from vmr_ray.errors import VmrError, full_disk
 from vmr_ray.features import FeatureStore
+from vmr_ray.photos.views import SAMPLING
 from vmr_ray.schema import Chunk, StoreSpec, Video
 
 
@@ -207,6 +208,21 @@ def test_photos_have_no_key_frames(vmr, tmp_path: Path):
     one_sentence(code, err, sampling, "fps=X")
 
 
+def test_photos_with_an_unknown_encoder(vmr, tmp_path: Path):
+    photos = write_photos(tmp_path / "photos", COLOURS * 2)
+    code, _, err = vmr("train", "--photos", photos, "-o", tmp_path / "run", "--encoder", "resnet")
+    one_sentence(code, err, "unknown frame encoder 'resnet'")
+    assert not (tmp_path / "run").exists()
+
+
+def test_photos_that_were_embedded_with_another_encoder(vmr, tmp_path: Path):
+    photos, run = write_photos(tmp_path / "photos", COLOURS * 2), tmp_path / "run"
+    FeatureStore.create(str(run / "photos"), StoreSpec("hf:a/b", 512, SAMPLING))
+    code, _, err = vmr("train", "--photos", photos, "-o", run, "--encoder", "everyday")
+    one_sentence(code, err, "hf:a/b")
+    assert not (run / "run.json").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
@@ -217,7 +233,10 @@ def test_photos_have_no_key_frames(vmr, tmp_path: Path):
         (("features", "-a", "a.jsonl", "--captions", "c.csv"), "--captions goes with --photos"),
         (("features", "-a", "a.jsonl", "--unlabelled"), "--unlabelled needs a feature store only"),
         (("--unlabelled",), "there is nothing to train on"),
-        (("features", "-a", "a.jsonl", "--encoder", "everyday"), "--encoder goes with --unlabelled"),
+        (
+            ("features", "-a", "a.jsonl", "--encoder", "everyday"),
+            "--encoder goes with --photos or --unlabelled",
+        ),
     ],
 )
 def test_one_kind_of_training_at_a_time(vmr, tmp_path: Path, words: tuple[str, ...], sentence: str):
@@ -246,6 +265,16 @@ def test_unknown_encoder(vmr, store: Path, tmp_path: Path):
     one_sentence(code, err, "unknown frame encoder 'resnet'")
 
 
+def test_a_store_of_another_encoder(vmr, tmp_path: Path):
+    FeatureStore.create(str(tmp_path / "features"), StoreSpec("hf:a/b", 512, "fps=1"))
+    (tmp_path / "v.mp4").write_bytes(b"x")
+    code, _, err = vmr("embed", tmp_path / "v.mp4", "--out", tmp_path / "features")
+    one_sentence(code, err, "features holds features of hf:a/b", "choose another --out")
+    code, _, err = vmr("index", tmp_path / "features", "--encoder", "everyday", "--out", tmp_path / "index")
+    one_sentence(code, err, "hf:a/b, which the encoder everyday does not read", "leave --encoder out")
+    assert not (tmp_path / "index").exists()
+
+
 def test_up_with_an_encoder_that_knows_no_sentences_names_the_ways(vmr, tmp_path: Path):
     (tmp_path / "videos").mkdir()
     code, _, err = vmr("up", tmp_path / "videos", "--encoder", "imported:i3d", "--exit")
@@ -256,8 +285,9 @@ def test_up_with_an_encoder_that_knows_no_sentences_names_the_ways(vmr, tmp_path
 
 def test_up_of_a_folder_without_videos(vmr, tmp_path: Path):
     (tmp_path / "videos").mkdir()
-    code, _, err = vmr("up", tmp_path / "videos", "--exit")
+    code, _, err = vmr("up", tmp_path / "videos", "--exit", "--dir", tmp_path / "state")
     one_sentence(code, err, f"no videos in {tmp_path / 'videos'}", ".mp4")
+    assert not (tmp_path / "state").exists()
 
 
 def test_up_without_a_folder(vmr, tmp_path: Path):

@@ -44,6 +44,20 @@ except VmrError as error:
     assert "hf:<path>" in line and "everyday, which needs no network" in line
 
 
+def test_embedding_with_a_hub_name_without_a_network_writes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"a video")
+    code = f"""
+import sys
+from vmr_ray import cli
+sys.argv = ["vmr", "embed", "{tmp_path}/a.mp4", "--encoder", "siglip2", "--out", "{tmp_path}/features"]
+cli.main()
+"""
+    done = run(code, tmp_path / "home", HF_HUB_OFFLINE="1")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"error: cannot load hf:{HUB_MODELS['siglip2']}")
+    assert not (tmp_path / "features").exists()
+
+
 def save_in_cache(home: Path, tokenizer: bool = True) -> str:
     """A tiny model where the hub's client keeps what it has downloaded. Returns its name on the hub."""
     repository, commit = home / "hub" / "models--some--clip", "0" * 40
