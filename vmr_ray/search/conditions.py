@@ -15,6 +15,7 @@ def _text(value: str) -> str:
 
 
 def where_in(column: str, values: Iterable[str]) -> str:
+    """The condition that a column has one of these values."""
     return f"{column} IN ({', '.join(map(_text, values))})"
 
 

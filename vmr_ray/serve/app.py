@@ -53,8 +53,9 @@ def _listen_on_loopback() -> None:
 
     address = ray.util.get_node_ip_address()
     if address == "127.0.0.1":
-        add_port = replica.add_port_to_grpc_server
-        replica.add_port_to_grpc_server = lambda server, _: add_port(server, f"{address}:0")
+        add_port = getattr(replica, "add_port_to_grpc_server", None)
+        if add_port is not None:  # a later Ray may do it in another way
+            replica.add_port_to_grpc_server = lambda server, _: add_port(server, f"{address}:0")
 
 
 # Replicas take fractions of a core, so that a laptop with two cores has room for all; config files set more.
