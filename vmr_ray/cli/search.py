@@ -21,9 +21,8 @@ from vmr_ray.cli.common import (
     waiting,
 )
 from vmr_ray.cli.play import cut, play
-from vmr_ray.cli.show import moments_table
+from vmr_ray.cli.show import print_result
 from vmr_ray.errors import VmrError
-from vmr_ray.search.result import headline
 from vmr_ray.storage import refuse_input
 
 Filter = dict[str, list[str | int | float | bool]]
@@ -83,10 +82,7 @@ def search(
     if as_json:
         print_json(asdict(result))
     else:
-        if not result.moments:
-            out.print(headline(result))
-        if result.moments or result.nearest:
-            out.print(moments_table(result, out.width, out.is_terminal))
+        print_result(out, result)
     if clip is None and not play_:
         return
     if len(result.moments) < rank:

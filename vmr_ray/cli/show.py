@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rich.console import Console
 from rich.table import Table
 
 from vmr_ray.cli.common import plain
-from vmr_ray.search.result import rating, rating_name, timecode
+from vmr_ray.search.result import headline, rating, rating_name, timecode
 
 if TYPE_CHECKING:
     from vmr_ray.search.searcher import SearchResult
+
+
+def print_result(console: Console, result: SearchResult) -> None:
+    """The moments of a search, or that nothing was found and what is nearest."""
+    if not result.moments:
+        console.print(headline(result))
+    if result.moments or result.nearest:
+        console.print(moments_table(result, console.width, console.is_terminal))
 
 
 def moments_table(result: SearchResult, width: int, styled: bool = True) -> Table:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from vmr_ray.cli.common import has_display, out, plain, progress_bar, show_left_out, show_quarantined, waiting
-from vmr_ray.cli.show import moments_table
+from vmr_ray.cli.show import print_result
 
 
 def up(
@@ -77,7 +77,7 @@ def up(
 
         with waiting("searching"):
             result = Searcher(done.index).search(ask or "something moves", 5)
-        out.print(moments_table(result, out.width, out.is_terminal))
+        print_result(out, result)
     if exit_:
         return
     from vmr_ray.serve.local import serve_until_interrupt, start

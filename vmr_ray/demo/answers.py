@@ -32,12 +32,13 @@ class Answer:
     """The best moment found for a sentence, and the true one.
 
     Attributes:
+        best: None if nothing was found.
         rank: of the first answer that overlaps the true moment by HIT; None if none of TOP_K does.
     """
 
     sentence: str
     truth: Place
-    best: Place
+    best: Place | None
     iou: float
     rank: int | None
 
@@ -46,7 +47,7 @@ def compare(sentence: str, truth: Place, found: Sequence[Place]) -> Answer:
     """`found`, best first, next to the truth."""
     ious = [_iou(place, truth) for place in found]
     rank = next((rank for rank, value in enumerate(ious, 1) if value >= HIT), None)
-    return Answer(sentence, truth, found[0], ious[0], rank)
+    return Answer(sentence, truth, found[0] if found else None, ious[0] if found else 0.0, rank)
 
 
 def answers_table(title: str, answers: Sequence[Answer]) -> Table:
@@ -56,7 +57,7 @@ def answers_table(title: str, answers: Sequence[Answer]) -> Table:
     for name in ("true moment", "best answer", "IoU", "rank"):
         table.add_column(name, no_wrap=True, justify="right" if name in ("IoU", "rank") else "left")
     for answer in answers:
-        values = (answer.truth, answer.best, f"{answer.iou:.2f}", answer.rank or "-")
+        values = (answer.truth, answer.best or "nothing found", f"{answer.iou:.2f}", answer.rank or "-")
         table.add_row(answer.sentence, *map(str, values))
     table.caption = f"rank: of the first of {TOP_K} answers that overlaps the truth by half (IoU {HIT})"
     return table

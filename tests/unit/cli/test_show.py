@@ -14,7 +14,7 @@ from tests.videos import write_video
 from vmr_ray.cli.app import _verbose_first
 from vmr_ray.cli.play import cut, play
 from vmr_ray.cli.search import filters
-from vmr_ray.cli.show import moments_table, timeline
+from vmr_ray.cli.show import moments_table, print_result, timeline
 from vmr_ray.errors import VmrError
 from vmr_ray.schema import Moment
 from vmr_ray.search.result import timecode
@@ -146,3 +146,24 @@ def test_nothing_to_play_with(video: Path, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(VmrError, match="nothing here can play the moment: install mpv, vlc or ffplay"):
         play("v.mp4", str(video), 0, 1)
+
+
+def test_nothing_found_stands_above_what_is_nearest():
+    nearest = [Moment("a.mp4", 1, 2, 0.5, 0.1)]
+    for moments, found, expected in (
+        (SearchResult("?", [], found=False, nearest=nearest), 1, ["nothing found; nearest anyway:", "10 %"]),
+        (SearchResult("?", [], found=False), 0, ["nothing found"]),
+    ):
+        console = Console(width=80, color_system=None)
+        with console.capture() as printed:
+            print_result(console, moments)
+        assert all(text in printed.get() for text in expected)
+        assert printed.get().count("a.mp4") == found
+    assert "probable" in shown(nearest) and "score" in shown([Moment("a.mp4", 1, 2, 0.5)])
+
+
+def shown(moments: list[Moment]) -> str:
+    console = Console(width=80, color_system=None)
+    with console.capture() as printed:
+        console.print(moments_table(SearchResult("?", moments), 80))
+    return printed.get()

@@ -27,3 +27,11 @@ def test_the_table_fits_80_columns_and_shows_every_place_whole():
     lines = text.getvalue().splitlines()
     assert max(map(len, lines)) <= 80
     assert text.getvalue().count(str(last)) == 2 and "1.00" in text.getvalue()
+
+
+def test_nothing_found_is_an_answer():
+    answer = compare("a cake", TRUTH, [])
+    assert (answer.best, answer.iou, answer.rank) == (None, 0.0, None)
+    text = io.StringIO()
+    Console(file=text, width=80).print(answers_table("POST x", [answer]))
+    assert "nothing found" in text.getvalue()
