@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -33,3 +36,18 @@ def test_both_acts(cluster, small, tmp_path: Path):
     assert len(Searcher(tmp_path / "index").videos()) == 5
     assert (tmp_path / "run" / "best" / "checkpoint.json").is_file()
     assert (tmp_path / "report" / "metrics.json").is_file()
+
+
+def test_workers_of_the_demo_have_its_own_priority():
+    """Ray's would be 15 lower, and stand still next to programs that keep the cores busy."""
+    code = """
+import os
+from vmr_ray.demo.run import start_ray
+start_ray()
+import ray
+print(ray.get(ray.remote(num_cpus=0)(lambda: os.nice(0)).remote()) - os.nice(0))
+"""
+    env = {key: value for key, value in os.environ.items() if key != "RAY_worker_niceness"}
+    env |= {"RAY_ADDRESS": "local"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert done.stdout == "0\n", done.stderr

@@ -27,6 +27,7 @@ from vmr_ray.cli.common import (
 from vmr_ray.errors import VmrError
 
 if TYPE_CHECKING:
+    from vmr_ray.config import Config
     from vmr_ray.training.train import TrainResult
 
 
@@ -101,19 +102,29 @@ def train(
             result = run(str(features), annotations or "", to, settings, val, partial(_show_epoch, bar))
             extra = {}
         else:
-            from vmr_ray.workflows.photos import train_on_photos
-
-            def show_photos(done: int, total: int) -> None:
-                bar(done, "photos embedded", total)
-
-            found = train_on_photos(photos, to, settings, captions, partial(_show_epoch, bar), show_photos)
-            result = found.train
-            extra = {"photos": found.photos, "unreadable": [row.error for row in found.unreadable]}
+            result, extra = _train_on_photos(bar, photos, to, settings, captions)
     if as_json:
         print_json({k: v for k, v in asdict(result).items() if k != "history"} | extra)
     else:
         print_first("left out:", extra.get("unreadable", []))
         _show(result, str(features))
+
+
+def _train_on_photos(
+    bar: Callable[..., None], photos: Path, to: str, settings: Config, captions: Path | None
+) -> tuple[TrainResult, dict[str, Any]]:
+    """The training's result, and what else `--json` prints of it."""
+    from vmr_ray.workflows.photos import train_on_photos
+
+    found = train_on_photos(
+        photos,
+        to,
+        settings,
+        captions,
+        partial(_show_epoch, bar),
+        lambda done, total: bar(done, "photos embedded", total),
+    )
+    return found.train, {"photos": found.photos, "unreadable": [row.error for row in found.unreadable]}
 
 
 def _check_sources(
