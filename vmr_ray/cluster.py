@@ -125,6 +125,21 @@ def _hide_progress_and_logs() -> None:
     for name in ("ray", "ray.train", "ray.serve"):
         logging.getLogger(name).setLevel(logging.ERROR)
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # it logs the errors that it raises, too
+    _hide_end_of_serve()
+
+
+def _hide_end_of_serve() -> None:
+    """Ray prints that Serve's controller has ended, when it was asked to, as if that were an error."""
+    from ray._private import worker
+
+    shown = worker.print_to_stdstream
+    if shown.__module__ != __name__:
+
+        def show(data: dict[str, Any], *args: Any, **kwargs: Any) -> None:
+            if not any("ServeController.graceful_shutdown" in line for line in data["lines"]):
+                shown(data, *args, **kwargs)
+
+        worker.print_to_stdstream = show
 
 
 @contextmanager

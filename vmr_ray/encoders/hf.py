@@ -1,6 +1,6 @@
 """CLIP- and SigLIP-style dual encoders through transformers, from the hub or a local directory.
 
-On the CPU a tower is exported once and runs through ONNX Runtime, which is about twice as fast as torch.
+On the CPU a tower is exported once and runs through ONNX Runtime, which is as fast as torch or faster.
 """
 
 from __future__ import annotations
