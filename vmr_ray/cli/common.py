@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
@@ -19,7 +19,7 @@ from rich.markup import escape
 from vmr_ray.config import Config, load_config
 
 if TYPE_CHECKING:
-    from vmr_ray.schema import Quarantined
+    from vmr_ray.schema import Partial, Quarantined, Spliced
 
 out = Console()
 err = Console(stderr=True)
@@ -92,6 +92,18 @@ def show_left_out(names: list[str], limit: int = 20) -> None:
     if names:
         more = f" and {len(names) - limit} more" if len(names) > limit else ""
         print_labelled("left out", f"not the name of a video: {', '.join(names[:limit])}{more}")
+
+
+def show_irregular(partial: Sequence[Partial], spliced: Sequence[Spliced]) -> None:
+    """Print which videos were embedded in part, and which have a clock that jumps."""
+    print_first(
+        "partial", [f"{row.video_id}: {row.damage}; its readable frames are embedded" for row in partial]
+    )
+    lines = []
+    for video in spliced:
+        places = ", ".join(f"{second:.2f} s" for second in video.at)
+        lines.append(f"{video.video_id}: its clock jumps at {places}; times go on without a gap")
+    print_first("spliced", lines)
 
 
 def show_quarantined(rows: list[Quarantined]) -> None:

@@ -17,6 +17,7 @@ from vmr_ray.cli.common import (
     print_line,
     progress_bar,
     read_config,
+    show_irregular,
     show_left_out,
 )
 from vmr_ray.cli.show import duration
@@ -91,11 +92,7 @@ def _show(summary: Summary, to: str) -> None:
         f"{len(summary.quarantined)} quarantined; {summary.hours:.2f} hours of video at "
         f"{summary.hours_per_hour:.1f} hours an hour, {summary.frames} frames -> {to}"
     )
-    for row in summary.partial:
-        print_labelled("partial", f"{row.video_id}: {row.damage}; its readable frames are embedded")
-    for video in summary.spliced:
-        places = ", ".join(f"{second:.2f} s" for second in video.at)
-        print_labelled("spliced", f"{video.video_id}: its clock jumps at {places}; times go on without a gap")
+    show_irregular(summary.partial, summary.spliced)
     show_left_out(summary.left_out)
     for bad in summary.quarantined:
         print_labelled("quarantined", f"{bad.video_id} ({bad.stage}): {bad.error}")

@@ -8,7 +8,16 @@ from typing import Annotated
 
 import typer
 
-from vmr_ray.cli.common import has_display, out, plain, progress_bar, show_left_out, show_quarantined, waiting
+from vmr_ray.cli.common import (
+    has_display,
+    out,
+    plain,
+    progress_bar,
+    show_irregular,
+    show_left_out,
+    show_quarantined,
+    waiting,
+)
 from vmr_ray.cli.show import print_result
 
 
@@ -62,6 +71,7 @@ def up(
             lambda indexed, todo: bar(indexed, "indexed", todo),
         )
     show_quarantined(done.quarantined)
+    show_irregular(done.partial, done.spliced)
     show_left_out(done.left_out)
     out.print(
         f"{done.videos} videos searchable: {done.embedded} embedded, {done.indexed} indexed, "

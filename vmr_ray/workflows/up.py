@@ -24,7 +24,7 @@ from vmr_ray.encoders import (
 from vmr_ray.errors import VmrError
 from vmr_ray.features import FeatureStore
 from vmr_ray.model.checkpoint import load_info
-from vmr_ray.schema import Progress, Quarantined
+from vmr_ray.schema import Partial, Progress, Quarantined, Spliced
 from vmr_ray.search.build import build_index
 from vmr_ray.search.tables import IndexTables
 from vmr_ray.storage import short_hash
@@ -34,7 +34,7 @@ from vmr_ray.workflows.forget import forget_unlisted
 
 @dataclass(frozen=True)
 class UpResult:
-    """What a call did: the videos it embedded, indexed, forgot and could not embed.
+    """What a call did: the videos it embedded (some of them in part), indexed, forgot and could not embed.
 
     `index` and `features` are directories; `videos` counts all searchable videos, and `deleted` those of the
     folder that are not, because they were deleted through the service. `left_out` are the folder's files that
@@ -49,6 +49,8 @@ class UpResult:
     forgotten: int
     deleted: int
     quarantined: list[Quarantined]
+    partial: list[Partial]
+    spliced: list[Spliced]
     left_out: list[str]
 
 
@@ -120,6 +122,8 @@ def up(
         forgotten=forgotten,
         deleted=len(IndexTables.open(str(index)).deleted_ids() & ids),
         quarantined=embedded.quarantined,
+        partial=embedded.partial,
+        spliced=embedded.spliced,
         left_out=left_out,
     )
 
