@@ -109,9 +109,12 @@ def _measure_presence(inputs: EvaluationInputs, table: pa.Table) -> PresenceMetr
         lost = 100 * float((hit & ~kept).mean())
         truth, scores = together(shown, elsewhere)
         diagram = reliability(truth, probabilities(scores, presence))
-    absent = table["absent_score"].to_numpy()
+    absent = table["absent_score"].drop_null().to_numpy()
     return PresenceMetrics(
-        presence_metrics(shown, elsewhere, presence), presence_metrics(shown, absent, presence), lost, diagram
+        presence_metrics(shown, elsewhere, presence),
+        presence_metrics(shown, absent, presence) if len(absent) else {},
+        lost,
+        diagram,
     )
 
 

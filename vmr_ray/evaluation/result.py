@@ -17,7 +17,8 @@ class PresenceMetrics:
     Queries in videos that show it are compared with about as many in videos that do not.
 
     other_videos: the same queries, each in another video.
-    absent: sentences about things that hardly any video shows, in the queries' own videos.
+    absent: sentences about things that hardly any video shows, in the queries' own videos; empty if the text
+        encoder has imported states, of the annotations' texts only.
         Of both, percentages: `auroc`, `auprc`, `rejection_at_95` and `rejection_at_99` (absent queries that
         are rejected where so many of the shown ones are kept). With a calibrated checkpoint also `ece`, the
         expected calibration error, and `rejected`, the absent queries below its `min_probability`.

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from vmr_ray.encoders import check_texts
+from vmr_ray.errors import VmrError
 from vmr_ray.evaluation.absent import ABSENT
 from vmr_ray.evaluation.controls import derangement
 from vmr_ray.evaluation.inputs import EvaluationInputs
@@ -31,7 +33,8 @@ _ANSWER = pa.schema(
         ("truth", _SPANS),  # [start, end] in seconds
         ("predicted", _SPANS),  # ranked [start, end, score]
         ("shuffled", _SPANS),  # the same, answered from another video
-        ("absent_score", pa.float64()),  # the best in the own video for a sentence of `absent.ABSENT`
+        # The best in the own video for a sentence of `absent.ABSENT`; null if they cannot be encoded.
+        ("absent_score", pa.float64()),
         ("clip_scores", _SCORES),  # of QVHighlights' clips; empty without saliency or membership
         ("shuffled_clip_scores", _SCORES),
     ]
@@ -60,6 +63,7 @@ def answer_queries(inputs: EvaluationInputs) -> pa.Table:
                 inputs.store.root,
                 inputs.answers,
                 inputs.config.nms,
+                _can_encode(inputs.info.text_encoder, ABSENT),
             ),
             compute=autoscaling_pool(tasks),
             num_cpus=1,
@@ -72,6 +76,15 @@ def answer_queries(inputs: EvaluationInputs) -> pa.Table:
     saliency = [a.saliency for rows in inputs.groups.values() for a in rows]
     values = [None if clips is None else clips.tolist() for clips in saliency]
     return table.append_column("saliency", pa.array(values, pa.list_(pa.list_(pa.float32()))))
+
+
+def _can_encode(text_encoder: str, texts: Sequence[str]) -> bool:
+    """Whether the encoder takes any text: of imported states only those of the annotations are known."""
+    try:
+        check_texts(text_encoder, texts)
+    except VmrError:
+        return False
+    return True
 
 
 def _items(inputs: EvaluationInputs) -> list[dict[str, Any]]:
@@ -97,11 +110,11 @@ def _items(inputs: EvaluationInputs) -> list[dict[str, Any]]:
 class _AnswerQueries:
     """Items of `_items` -> one row a query, answered from its own video and from the other one."""
 
-    def __init__(self, checkpoint: str, root: str, answers: int, nms: float):
+    def __init__(self, checkpoint: str, root: str, answers: int, nms: float, asks_absent: bool):
         import torch
 
         torch.set_num_threads(1)
-        self.checkpoint, self.answers, self.nms = checkpoint, answers, nms
+        self.checkpoint, self.answers, self.nms, self.asks_absent = checkpoint, answers, nms, asks_absent
         self.store = FeatureStore.open(root)
 
     @cached_property
@@ -118,7 +131,6 @@ class _AnswerQueries:
         tokens = dict(zip(texts, self.predictor.text(texts), strict=True))
         own = [self._example(item, item["files"], tokens) for item in items]
         other = [self._example(item, item["other_files"], tokens) for item in items]
-        absent = [self._absent(item, example) for item, example in zip(items, own, strict=True)]
         columns = {
             "row": [item["first_row"] + i for item in items for i in range(len(item["queries"]))],
             "video_id": [e.video_id for e in own for _ in e.queries],
@@ -127,7 +139,7 @@ class _AnswerQueries:
             "truth": [spans for e in own for spans in e.spans],
             "predicted": retrieve(self.predictor, own, self.answers, self.nms),
             "shuffled": retrieve(self.predictor, other, self.answers, self.nms),
-            "absent_score": [spans[0][2] for spans in retrieve(self.predictor, absent, 1, self.nms)],
+            "absent_score": self._absent_scores(items, own),
             "clip_scores": self._clip_scores(items, own),
             "shuffled_clip_scores": self._clip_scores(items, other),
         }
@@ -145,11 +157,18 @@ class _AnswerQueries:
             item["spans"],
         )
 
-    def _absent(self, item: dict[str, Any], example: Example) -> Example:
-        """The video with as many sentences of `ABSENT` as it has queries; over all videos they take turns."""
-        numbers = [(item["first_row"] + i) % len(ABSENT) for i in range(len(example.queries))]
-        tokens = [self._absent_tokens[number] for number in numbers]
-        return replace(example, queries=[ABSENT[number] for number in numbers], tokens=tokens)
+    def _absent_scores(
+        self, items: list[dict[str, Any]], examples: list[Example]
+    ) -> list[float] | list[None]:
+        """As many for each video as it has queries; over all videos the sentences take turns."""
+        if not self.asks_absent:
+            return [None for example in examples for _ in example.queries]
+        asked = []
+        for item, example in zip(items, examples, strict=True):
+            numbers = [(item["first_row"] + i) % len(ABSENT) for i in range(len(example.queries))]
+            tokens = [self._absent_tokens[number] for number in numbers]
+            asked.append(replace(example, queries=[ABSENT[number] for number in numbers], tokens=tokens))
+        return [spans[0][2] for spans in retrieve(self.predictor, asked, 1, self.nms)]
 
     def _clip_scores(self, items: list[dict[str, Any]], examples: list[Example]) -> list[list[float]]:
         """Of every query the scores of its clips; none for a query without saliency or without membership."""

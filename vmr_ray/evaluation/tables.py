@@ -36,7 +36,7 @@ def presence_table(presence: PresenceMetrics) -> Table:
         table.add_column(name, justify="right" if name else "left")
     for name, label in PRESENCE_LABELS.items():
         if name in presence.other_videos:
-            table.add_row(label, *(_percent(m[name]) for m in (presence.other_videos, presence.absent)))
+            table.add_row(label, *(_percent(m.get(name)) for m in (presence.other_videos, presence.absent)))
     if presence.r1_at_05_lost is not None:
         table.add_row("R@1 IoU=0.5 lost by that", f"{presence.r1_at_05_lost:.1f}", "")
     return table

@@ -247,7 +247,7 @@ def test_what_is_not_there_has_a_table_and_a_diagram(tmp_path: Path):
     pictures = [attributes.get("alt") or "" for tag, attributes in page.elements if tag == "img"]
     assert any("0.25: 0.50, 0.90: 1.00" in alt for alt in pictures)
 
-    uncalibrated = PresenceMetrics(measured, measured, None, [])
+    uncalibrated = PresenceMetrics(measured, {}, None, [])
     page, _ = write(tmp_path, made(), presence=uncalibrated)
     assert "has no calibration" in page.text and "lost by that" not in page.text
     assert "every video has the same queries" in write(tmp_path, made())[0].text
