@@ -25,8 +25,12 @@ def opened(tmp_path: Path, rows: list[dict[str, Any]]) -> EvaluationInputs:
     return open_inputs(EARLIER / "features", path, EARLIER / "checkpoint", EvaluateConfig())
 
 
-def answer(inputs: EvaluationInputs, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    step = _AnswerQueries(inputs.checkpoint, inputs.store.root, inputs.answers, inputs.config.nms)
+def answer(
+    inputs: EvaluationInputs, items: list[dict[str, Any]], asks_absent: bool = False
+) -> list[dict[str, Any]]:
+    step = _AnswerQueries(
+        inputs.checkpoint, inputs.store.root, inputs.answers, inputs.config.nms, asks_absent
+    )
     rows: list[dict[str, Any]] = step(pa.Table.from_pylist(items)).to_pylist()
     return rows
 
@@ -49,6 +53,8 @@ def test_every_query_is_answered_from_both_videos(tmp_path: Path) -> None:
     assert [by_query[row["query"]]["video_id"] for row in rows] == VIDEOS
     assert by_query["another"]["truth"] == [[0.0, 2.0]] and by_query["another"]["video_id"] == VIDEOS[0]
     assert all(row["clip_scores"] == [] for row in found)
+    assert {row["absent_score"] for row in found} == {None}
+    assert all(isinstance(row["absent_score"], float) for row in answer(inputs, items, asks_absent=True))
 
     # Shuffled is what a query gets whose own video is the other one.
     for item in items:
