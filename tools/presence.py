@@ -3,8 +3,9 @@
     vmr evaluate FEATURES --annotations FILE --checkpoint INDEX/checkpoint --out OUT
     python -m tools.presence OUT/predictions.parquet
 
-Those of `everyday` and `everyday-multilingual` in `vmr_ray/model/similarity.py` were made so, of slideshows
-(docs/accuracy.md). A training calibrates its checkpoints itself.
+That of `everyday` in `vmr_ray/model/similarity.py` was made so, of the slideshows of docs/accuracy.md; that
+of `everyday-multilingual` is the same fit to videos composed of the same photos, and not rendered. A training
+calibrates its checkpoints itself.
 """
 
 from __future__ import annotations

@@ -132,8 +132,8 @@ def _hide_end_of_serve() -> None:
     """Ray prints that Serve's controller has ended, when it was asked to, as if that were an error."""
     from ray._private import worker
 
-    shown = worker.print_to_stdstream
-    if shown.__module__ != __name__:
+    shown = getattr(worker, "print_to_stdstream", None)  # a later Ray may not have it
+    if shown is not None and shown.__module__ != __name__:
 
         def show(data: dict[str, Any], *args: Any, **kwargs: Any) -> None:
             if not any("ServeController.graceful_shutdown" in line for line in data["lines"]):

@@ -16,11 +16,11 @@ import pyarrow.parquet as pq
 
 from vmr_ray.annotations import AnnotationSet, AnnotationSource
 from vmr_ray.config import EvaluateConfig, SearchConfig
-from vmr_ray.evaluation.controls import constant_metrics, derangement
+from vmr_ray.evaluation.controls import constant_metrics
 from vmr_ray.evaluation.corpus import open_index, search_corpus
 from vmr_ray.evaluation.inputs import EvaluationInputs, open_inputs
 from vmr_ray.evaluation.metrics import ConstantSpan, best_iou, moment_metrics
-from vmr_ray.evaluation.presence import presence_metrics, probabilities, reliability, together
+from vmr_ray.evaluation.presence import presence_metrics
 from vmr_ray.evaluation.qvhighlights import best_constant_metrics, qvhighlights_metrics, saliency_metrics
 from vmr_ray.evaluation.result import Evaluation, PresenceMetrics, QVHighlightsMetrics
 from vmr_ray.evaluation.retrieval import answer_queries
@@ -93,28 +93,21 @@ def _measure(inputs: EvaluationInputs, table: pa.Table, searcher: Searcher | Non
 
 
 def _measure_presence(inputs: EvaluationInputs, table: pa.Table) -> PresenceMetrics | None:
-    shown, shuffled = _best_scores(table, "predicted"), _best_scores(table, "shuffled")
+    presence, shown = inputs.info.presence, _best_scores(table, "predicted")
     # A query that the other video has too may be true of it.
-    videos = list(inputs.groups)
-    asked = {video: {a.query for a in rows} for video, rows in inputs.groups.items()}
-    others = dict(zip(videos, (videos[i] for i in derangement(len(videos))), strict=True))
     rows = zip(table["video_id"].to_pylist(), table["query"].to_pylist(), strict=True)
-    elsewhere = shuffled[[query not in asked[others[video]] for video, query in rows]]
-    if not len(elsewhere):
+    foreign = [all(query != a.query for a in inputs.groups[inputs.others[video]]) for video, query in rows]
+    if not any(foreign):
         return None
-    presence, lost, diagram = inputs.info.presence, None, []
-    if presence is not None:
-        kept = probabilities(shown, presence) >= presence.min_probability
-        hit = best_iou(_spans(table, "predicted"), table["truth"].to_pylist(), 1)[:, 0] >= 0.5
-        lost = 100 * float((hit & ~kept).mean())
-        truth, scores = together(shown, elsewhere)
-        diagram = reliability(truth, probabilities(scores, presence))
+    others, diagram = presence_metrics(shown, _best_scores(table, "shuffled")[foreign], presence)
     absent = table["absent_score"].drop_null().to_numpy()
+    lost = None
+    if presence is not None:
+        improbable = presence.probabilities(shown) < presence.min_probability
+        hit = best_iou(_spans(table, "predicted"), table["truth"].to_pylist(), 1)[:, 0] >= 0.5
+        lost = 100 * float((hit & improbable).mean())
     return PresenceMetrics(
-        presence_metrics(shown, elsewhere, presence),
-        presence_metrics(shown, absent, presence) if len(absent) else {},
-        lost,
-        diagram,
+        others, presence_metrics(shown, absent, presence)[0] if len(absent) else {}, lost, diagram
     )
 
 

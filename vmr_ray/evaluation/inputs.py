@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from vmr_ray.annotations import AnnotationSet, AnnotationSource, load_annotations
@@ -10,6 +11,7 @@ from vmr_ray.annotations.video_ids import by_video
 from vmr_ray.config import EvaluateConfig
 from vmr_ray.encoders import check_texts
 from vmr_ray.errors import VmrError
+from vmr_ray.evaluation.controls import derangement
 from vmr_ray.evaluation.metrics import MAP_WINDOWS
 from vmr_ray.features import FeatureStore
 from vmr_ray.model.checkpoint import CheckpointInfo, load_info
@@ -32,6 +34,12 @@ class EvaluationInputs:
     store: FeatureStore
     files: dict[str, tuple[str, ...]]
     groups: dict[str, list[Annotation]]
+
+    @cached_property
+    def others(self) -> dict[str, str]:
+        """The other video from which the shuffled control answers a video's queries."""
+        videos = list(self.groups)
+        return dict(zip(videos, (videos[i] for i in derangement(len(videos))), strict=True))
 
     @property
     def is_qvhighlights(self) -> bool:

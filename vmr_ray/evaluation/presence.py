@@ -84,35 +84,37 @@ def calibration_error(rows: list[dict[str, float]]) -> float:
     return sum(row["queries"] * abs(row["probability"] - row["shown"]) for row in rows) / total
 
 
-def presence_metrics(shown: ArrayLike, absent: ArrayLike, presence: Presence | None) -> dict[str, float]:
-    """Percentages by name, see `PresenceMetrics`: of probabilities, or of scores without a calibration.
+def presence_metrics(
+    shown: ArrayLike, absent: ArrayLike, presence: Presence | None
+) -> tuple[dict[str, float], list[dict[str, float]]]:
+    """Percentages by name, see `PresenceMetrics`, and the reliability diagram, of the scores of both kinds.
+
+    Without a calibration they are of the scores themselves, and there is no diagram.
 
     Raises:
         ValueError: there are none of one kind.
     """
-    truth, scores = together(shown, absent)
-    values = scores if presence is None else probabilities(scores, presence)
-    metrics = {
+    truth, values = together(shown, absent)
+    if presence is not None:
+        values = presence.probabilities(values)
+    shares = {
         "auroc": auroc(truth, values),
         "auprc": average_precision(truth, values),
         "rejection_at_95": rejection(truth, values, 0.95),
         "rejection_at_99": rejection(truth, values, 0.99),
     }
+    diagram: list[dict[str, float]] = []
     if presence is not None:
-        metrics["ece"] = calibration_error(reliability(truth, values))
-        metrics["rejected"] = float((values[~truth] < presence.min_probability).mean())
-    return {name: 100 * value for name, value in metrics.items()}
+        diagram = reliability(truth, values)
+        shares["ece"] = calibration_error(diagram)
+        shares["rejected"] = float((values[~truth] < presence.min_probability).mean())
+    return {name: 100 * share for name, share in shares.items()}, diagram
 
 
 def together(shown: ArrayLike, absent: ArrayLike) -> tuple[NDArray[np.bool_], Array]:
     """Scores of both kinds -> `truth` [n] and `values` [n]"""
     first, second = np.asarray(shown, float), np.asarray(absent, float)
     return np.arange(len(first) + len(second)) < len(first), np.concatenate([first, second])
-
-
-def probabilities(scores: ArrayLike, presence: Presence) -> Array:
-    """Of scores [n], in [0, 1]."""
-    return np.array([presence.probability(score) for score in np.asarray(scores, float)])
 
 
 def _checked(truth: ArrayLike, values: ArrayLike) -> tuple[NDArray[np.bool_], Array]:

@@ -14,7 +14,6 @@ import pyarrow as pa
 from vmr_ray.encoders import check_texts
 from vmr_ray.errors import VmrError
 from vmr_ray.evaluation.absent import ABSENT
-from vmr_ray.evaluation.controls import derangement
 from vmr_ray.evaluation.inputs import EvaluationInputs
 from vmr_ray.evaluation.qvhighlights import clip_scores
 from vmr_ray.features import FeatureStore
@@ -89,21 +88,19 @@ def _can_encode(text_encoder: str, texts: Sequence[str]) -> bool:
 
 def _items(inputs: EvaluationInputs) -> list[dict[str, Any]]:
     """One item a video: its files and queries, and the files of the video for the shuffled control."""
-    videos = list(inputs.groups)
     items, first_row = [], 0
-    for video, other in zip(videos, derangement(len(videos)), strict=True):
-        annotations = inputs.groups[video]
+    for video, group in inputs.groups.items():
         items.append(
             {
                 "first_row": first_row,
                 "files": list(inputs.files[video]),
-                "other_files": list(inputs.files[videos[other]]),
-                "queries": [a.query for a in annotations],
-                "spans": [[list(s) for s in a.spans] for a in annotations],
-                "clips": [0 if a.saliency is None else len(a.saliency) for a in annotations],
+                "other_files": list(inputs.files[inputs.others[video]]),
+                "queries": [a.query for a in group],
+                "spans": [[list(s) for s in a.spans] for a in group],
+                "clips": [0 if a.saliency is None else len(a.saliency) for a in group],
             }
         )
-        first_row += len(annotations)
+        first_row += len(group)
     return items
 
 

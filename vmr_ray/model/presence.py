@@ -30,7 +30,11 @@ class Presence(BaseModel):
 
     def probability(self, score: float) -> float:
         """In [0, 1]."""
-        return float(_sigmoid(np.array(self.slope * score + self.intercept)))
+        return float(self.probabilities(score))
+
+    def probabilities(self, scores: ArrayLike) -> Array:
+        """As `probability`, of many scores at once."""
+        return _sigmoid(self._log_odds(scores))
 
     def of_any(self, scores: Sequence[float], windows: int) -> float:
         """The probability, in [0, 1], that any of `windows` windows shows the query.
@@ -42,9 +46,12 @@ class Presence(BaseModel):
         Args:
             scores: the best score of each window that was looked into; the others count as very unlikely.
         """
-        odds = np.exp(np.minimum(self.slope * np.asarray(scores, float) + self.intercept, 50.0))
+        odds = np.exp(np.minimum(self._log_odds(scores), 50.0))
         mean = float(odds.sum()) / max(windows, len(scores), 1)
         return mean / (1 + mean)
+
+    def _log_odds(self, scores: ArrayLike) -> Array:
+        return self.slope * np.asarray(scores, float) + self.intercept
 
 
 def fit_presence(shown: ArrayLike, absent: ArrayLike) -> Presence | None:

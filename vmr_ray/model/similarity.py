@@ -39,7 +39,7 @@ from vmr_ray.schema import StoreSpec
 
 _BATCH = 64  # pairs compared at once
 _REFINED_SAMPLING = "fps=1"
-# Fitted to slideshows of captioned photos by `tools/presence.py`.
+# Fitted to slideshows of captioned photos, see `tools/presence.py`.
 _PRESENCE = {
     EVERYDAY: Presence(slope=0.77, intercept=-1.54, min_probability=0.26),
     MULTILINGUAL: Presence(slope=0.58, intercept=-1.17, min_probability=0.30),
